@@ -1,0 +1,70 @@
+"""The whole method on one benchmark: `python -m oal_lite`.
+
+Teacher features, k-NN outliers, diffusion latents, training of the arms, scores, table, figures.
+"""
+
+import argparse
+import sys
+import time
+
+DEFAULT_ARMS = "ce,kd,oal-as-released,oal-paper"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported to show it."""
+    p = argparse.ArgumentParser(prog="python -m oal_lite", description=__doc__)
+    p.add_argument("--preset", default="shapes", help="set of settings (default: shapes)")
+    p.add_argument(
+        "--arms", default=DEFAULT_ARMS, help=f"comma-separated (default: {DEFAULT_ARMS})"
+    )
+    p.add_argument("--seeds", type=int, default=1, help="how many: 0 .. N-1 (default: 1)")
+    p.add_argument("--out", default="figures", help="folder for results and figures")
+    p.add_argument("--runs", default="runs", help="folder of finished runs, read when there")
+    p.add_argument(
+        "--device", default=None, help="cpu, cuda, ... (default: the GPU if there is one)"
+    )
+    p.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
+    p.add_argument("--fresh", action="store_true", help="repeat runs that are finished already")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the main job; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    started = time.perf_counter()
+
+    def say(sentence: str) -> None:
+        seconds = time.perf_counter() - started
+        sys.stdout.write(f"[{seconds:6.1f} s] {sentence}\n")
+        sys.stdout.flush()
+
+    say("loading libraries")
+    from oal_lite import report, study
+    from oal_lite.presets import get_preset
+
+    try:
+        if arguments.seeds < 1:
+            raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
+        preset = get_preset(arguments.preset, quick=arguments.quick)
+        arms = [a.strip() for a in arguments.arms.split(",") if a.strip()]
+        if not arms:
+            raise ValueError("--arms names no arm")
+        results = study.run(
+            preset, arms, range(arguments.seeds), runs=arguments.runs, device=arguments.device,
+            fresh=arguments.fresh, progress=say,
+        )  # fmt: skip
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    device = arguments.device or study.default_device()
+    say("figures")
+    materials = study.Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
+    written = report.write(results, materials, arguments.out, device=device)
+    sys.stdout.write(f"\n{report.markdown(results)}\n\n")
+    for path in written:
+        say(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

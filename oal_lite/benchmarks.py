@@ -1,0 +1,185 @@
+"""Benchmarks: in-distribution (ID) splits, near-OOD, far-OOD and validation-OOD sets.
+
+An OOD benchmark is a classification task plus images that belong to none of its classes.
+*Near* OOD images look like the task (other shapes); *far* ones do not (digits, photographs).
+*Validation-OOD* is a third, separate group: any choice of a setting may look at it, and only at
+it. The near and far sets are for the final table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from oal_lite import shapes
+
+OOD_LABEL = -1
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as 8-bit RGB and one label each; label -1 says "none of the ID classes"."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def ood(cls, images: UInt8[Tensor, "n 3 h w"]) -> "ImageSet":
+        """Wrap out-of-distribution images: every label is -1."""
+        return cls(images, torch.full((len(images),), OOD_LABEL))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One ID task and the OOD sets to tell from it.
+
+    Attributes:
+        name: of the benchmark.
+        class_names: one word per ID class; a prompt can hold it.
+        train, val, test: the ID splits.
+        near, far: test-OOD sets by name, for the final table only.
+        validation_ood: OOD sets by name for every choice that is made on the way.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    near: Mapping[str, ImageSet]
+    far: Mapping[str, ImageSet]
+    validation_ood: Mapping[str, ImageSet]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.train.images.shape[-1]
+
+
+def generator_for(seed: int, *stage: str) -> torch.Generator:
+    """Give every named stage of a run its own stream of random numbers.
+
+    One seed per run is split by name, so that a change in one stage (more images, another batch
+    size) leaves the random numbers of all the others as they were.
+    """
+    import hashlib
+
+    digest = hashlib.sha256("/".join([str(seed), *stage]).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def load(name: str = "shapes", *, seed: int = 0, **sizes: int) -> Benchmark:
+    """Load a benchmark by name.
+
+    Args:
+        name: `"shapes"`, the embedded benchmark; it is rendered on the fly in two seconds.
+        seed: of the rendering. Another seed is another draw of the same distribution.
+        sizes: `n_train`, `n_val`, `n_test`, `n_ood` (images per OOD set); see `load_shapes`.
+
+    Raises:
+        ValueError: if there is no benchmark of that name.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(LOADERS)}")
+    return LOADERS[name](seed=seed, **sizes)
+
+
+def load_shapes(
+    *, seed: int = 0, n_train: int = 5000, n_val: int = 1000, n_test: int = 2000, n_ood: int = 500
+) -> Benchmark:
+    """Render the embedded benchmark: ten shapes to know, six near ones, four far sets.
+
+    Args:
+        seed: fixes every pixel.
+        n_train, n_val, n_test: images in all, spread evenly over the ten classes.
+        n_ood: images in each OOD set.
+
+    Raises:
+        ValueError: if a split would hold less than one image of every class.
+    """
+    classes = shapes.ID_SHAPES
+    for split, n in {"n_train": n_train, "n_val": n_val, "n_test": n_test}.items():
+        if n < len(classes):
+            raise ValueError(f"{split}={n} is too few: {len(classes)} classes need one image each")
+
+    def id_split(split: str, n: int) -> ImageSet:
+        counts = [n // len(classes) + (i < n % len(classes)) for i in range(len(classes))]
+        images = [
+            shapes.render(shape, count, generator=generator_for(seed, split, shape))
+            for shape, count in zip(classes, counts, strict=True)
+        ]
+        return ImageSet(torch.cat(images), torch.arange(len(classes)).repeat_interleave(
+            torch.tensor(counts)))  # fmt: skip
+
+    def ood_shapes(names: tuple[str, ...]) -> dict[str, ImageSet]:
+        return {
+            shape: ImageSet.ood(shapes.render(shape, n_ood, generator=generator_for(seed, shape)))
+            for shape in names
+        }
+
+    far = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
+    return Benchmark(
+        name="shapes",
+        class_names=classes,
+        train=id_split("train", n_train),
+        val=id_split("val", n_val),
+        test=id_split("test", n_test),
+        near=ood_shapes(shapes.NEAR_SHAPES),
+        far={k: ImageSet.ood(draw(n_ood, generator_for(seed, k))) for k, draw in far.items()},
+        validation_ood=ood_shapes(shapes.VALIDATION_SHAPES),
+    )
+
+
+LOADERS: dict[str, Callable[..., Benchmark]] = {"shapes": load_shapes}
+
+
+# --- far-OOD sets of the embedded benchmark: nothing is downloaded, scikit-learn ships them -----
+
+
+def _pick(n: int, of: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(of, (n,), generator=generator)
+
+
+def _digits(n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 32 32"]:
+    """Handwritten digits (UCI, 8 x 8 px, enlarged) in the same colours and noise as the shapes."""
+    from sklearn.datasets import load_digits
+
+    ink = torch.from_numpy(load_digits().images).float() / 16
+    ink = ink[_pick(n, len(ink), generator), None]
+    large = F.interpolate(ink, size=(24, 24), mode="bicubic", align_corners=False)
+    return shapes.paint(F.pad(large[:, 0], (4, 4, 4, 4)).clamp(0, 1), generator=generator)
+
+
+def _photos(n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 32 32"]:
+    """Patches of 64 px from two photographs (a temple, a flower), halved in size."""
+    from sklearn.datasets import load_sample_images
+
+    photos = [torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]
+    rows = _pick(n, photos[0].shape[1] - 64, generator).tolist()
+    columns = _pick(n, photos[0].shape[2] - 64, generator).tolist()
+    patches = torch.stack(
+        [photos[i % 2][:, r : r + 64, c : c + 64] for i, (r, c) in enumerate(zip(rows, columns))]
+    )
+    return F.avg_pool2d(patches.float(), 2).round().to(torch.uint8)
+
+
+def _stripes(n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 32 32"]:
+    """Two-coloured stripes of random direction and 2 to 6 periods per image."""
+    angle = torch.rand(n, 1, 1, generator=generator) * torch.pi
+    periods = 2 + 4 * torch.rand(n, 1, 1, generator=generator)
+    axis = torch.linspace(0, 1, 32)
+    along = axis[None, None, :] * angle.cos() + axis[None, :, None] * angle.sin()
+    return shapes.paint(
+        ((2 * torch.pi * periods * along).sin() * 4 + 0.5).clamp(0, 1), generator=generator
+    )
+
+
+def _noise(n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 32 32"]:
+    """Every pixel and channel uniform on 0..255, independent."""
+    return torch.randint(256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)

@@ -1,0 +1,258 @@
+"""Outliers in the latent space of a diffusion model: an outlier takes a word's place in a prompt.
+
+Take the prompt "A high-quality image of the heart". Before the text encoder reads it, every word
+is a vector. Overwrite the vector of "heart" with an outlier feature: the model is now asked for
+an image of *something near hearts that is not one*. It answers with a latent, an array of a few
+channels that its decoder could turn into an image. The method needs the latent only.
+
+Source: OAL, arXiv:2406.16525, section 3; the swapped token comes from DREAM-OOD (NeurIPS 2023).
+The swap is a hook on the embedding layer: no weight is touched, no library file edited.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from oal_lite.teacher import to_float
+
+PROMPT = "A high-quality image of the {}"
+
+
+def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float32):  # noqa: ANN001, ANN201
+    """Load a Stable Diffusion pipeline from a folder in diffusers' format, or by its hub id.
+
+    Only safetensors are read. The safety checker is left out: it reads decoded images, and
+    nothing here is decoded to be published.
+
+    Raises:
+        OSError: from diffusers, if there is no such pipeline.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        path, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+# --- the swapped word -------------------------------------------------------------------------
+
+
+def fill(prompt: str, word: str) -> str:
+    """Put a class name into the slot of a prompt: `{}` or `{class}`.
+
+    Raises:
+        ValueError: if the prompt has no slot.
+    """
+    filled = prompt.format(word, **{"class": word})
+    if filled == prompt:
+        raise ValueError(f"the prompt {prompt!r} has no place for a class name; write {{}} there")
+    return filled
+
+
+def prompt_tokens(tokenizer, prompt: str, word: str) -> tuple[Int[Tensor, " t"], int]:  # noqa: ANN001
+    """Token ids of the filled prompt, padded, with the word as exactly one token; its position.
+
+    A word of several sub-tokens ("sting", "ray") is shortened to its first, because the vector
+    that will stand there means the whole word. The released code overwrites the first sub-token
+    and leaves the others, so that half a word stays in the prompt.
+
+    Raises:
+        ValueError: if the prompt has no slot, the word no token, or the prompt is too long.
+    """
+    ids = tokenizer(fill(prompt, word)).input_ids
+    inner = tokenizer(word, add_special_tokens=False).input_ids
+    starts = [i for i in range(len(ids)) if inner and ids[i : i + len(inner)] == inner]
+    if not starts:
+        raise ValueError(
+            f"the tokens of the class name {word!r} cannot be found in {fill(prompt, word)!r}; "
+            "separate the name from its neighbours by spaces"
+        )
+    position = starts[-1]  # the slot comes last where the sentence names the word twice
+    ids = ids[: position + 1] + ids[position + len(inner) :]
+    length = tokenizer.model_max_length
+    if len(ids) > length:
+        raise ValueError(f"the prompt has {len(ids)} tokens, the text encoder reads {length}")
+    return torch.tensor(ids + [tokenizer.pad_token_id] * (length - len(ids))), position
+
+
+@contextmanager
+def swapped_word(
+    text_encoder: nn.Module, positions: Int[Tensor, " n"], vectors: Float[Tensor, "n d"]
+) -> Iterator[None]:
+    """While this context is open, row i of a batch has `vectors[i]` as token `positions[i]`."""
+
+    def swap(module: nn.Module, inputs: tuple, embedded: Tensor) -> Tensor:
+        embedded = embedded.clone()
+        embedded[torch.arange(len(embedded), device=embedded.device), positions] = vectors.to(
+            embedded
+        )
+        return embedded
+
+    handle = text_encoder.get_input_embeddings().register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def word_embeddings(pipeline, words: Sequence[str]) -> Float[Tensor, "n d"]:  # noqa: ANN001
+    """T_c of every word: its token's embedding, the mean where it has several sub-tokens."""
+    table = pipeline.text_encoder.get_input_embeddings().weight.detach()
+    ids = [pipeline.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    return torch.stack([table[i].mean(0) for i in ids])
+
+
+def condition(
+    pipeline,
+    outliers: Float[Tensor, "n d"],
+    class_names: Sequence[str],
+    *,
+    prompt: str = PROMPT,  # noqa: ANN001
+) -> Float[Tensor, "n t d"]:
+    """Text-encoder output of the prompt with each outlier, scaled to |T_c|, as the class word.
+
+    Args:
+        pipeline: a Stable Diffusion pipeline.
+        outliers: one direction per prompt; its length does not matter.
+        class_names: one name per outlier.
+        prompt: with a slot for the name.
+
+    Raises:
+        ValueError: as `prompt_tokens`.
+    """
+    encoder = pipeline.text_encoder
+    tokens = {word: prompt_tokens(pipeline.tokenizer, prompt, word) for word in set(class_names)}
+    ids = torch.stack([tokens[word][0] for word in class_names]).to(encoder.device)
+    positions = torch.tensor([tokens[word][1] for word in class_names], device=encoder.device)
+    lengths = word_embeddings(pipeline, class_names).norm(dim=1, keepdim=True)
+    directions = nn.functional.normalize(outliers.to(lengths), dim=1)
+    with swapped_word(encoder, positions, directions * lengths):
+        return encoder(ids)[0]
+
+
+# --- latents ----------------------------------------------------------------------------------
+
+
+def _check(pipeline, outliers: Tensor, class_names: Sequence[str]) -> None:  # noqa: ANN001
+    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    if outliers.ndim != 2 or outliers.shape[1] != width:
+        raise ValueError(
+            f"outliers have shape {tuple(outliers.shape)}; expected (n, {width}), because they take "
+            f"the place of word embeddings of {width} numbers: use a teacher with such features"
+        )
+    if not torch.isfinite(outliers).all() or (outliers.norm(dim=1) == 0).any():
+        raise ValueError("outliers hold NaN, infinity or a zero row; each must be a direction")
+    if not class_names or len(outliers) % len(class_names):
+        raise ValueError(
+            f"{len(class_names)} class names for {len(outliers)} outliers; give one name each, or "
+            "so many that every name covers the same number of consecutive outliers"
+        )
+
+
+@torch.no_grad()
+def synthesise(
+    pipeline,  # noqa: ANN001
+    outliers: Float[Tensor, "n d"],
+    class_names: str | Sequence[str],
+    *,
+    prompt: str = PROMPT,
+    steps: int = 50,
+    guidance: float = 7.5,
+    batch_size: int = 50,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Float[Tensor, "n c h w"]:
+    """Generate one latent per outlier; nothing is decoded.
+
+    Every latent has a random stream of its own, split from `generator`, so the batch size does
+    not change which latents come out (up to rounding).
+
+    Args:
+        pipeline: a Stable Diffusion pipeline; its own scheduler is used.
+        outliers: directions in the token space, usually from `knn_outliers`.
+        class_names: whose word each outlier replaces: one per outlier, or fewer names that cover
+            equal runs of consecutive outliers (C names for C * m outliers, class by class).
+        prompt: with `{}` where the class name goes.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale w in e = e_empty + w (e_prompt - e_empty).
+        batch_size: latents at a time.
+        generator: source of all randomness; a fresh one with seed 0 if None.
+        progress: show a bar.
+
+    Returns:
+        Latents as the UNet sees them (times the VAE's scaling factor), on the CPU in float32.
+
+    Raises:
+        ValueError: wrong shapes, steps or batch size below one, negative guidance, or a prompt
+            without a slot.
+    """
+    class_names = [class_names] if isinstance(class_names, str) else list(class_names)
+    _check(pipeline, outliers, class_names)
+    if steps < 1 or batch_size < 1 or not guidance >= 0:
+        raise ValueError(
+            f"steps={steps}, batch_size={batch_size}, guidance={guidance}: expected steps and "
+            "batch_size of at least 1 and guidance of at least 0"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    names = [name for name in class_names for _ in range(len(outliers) // len(class_names))]
+    seeds = torch.randint(2**62, (len(outliers),), generator=generator).tolist()
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    empty = pipeline.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+    unconditional = pipeline.text_encoder(empty.to(pipeline.text_encoder.device))[0]
+    latents = []
+    starts = range(0, len(outliers), batch_size)
+    for start in tqdm(starts, desc="latent outliers", leave=False, disable=not progress):
+        batch = slice(start, start + batch_size)
+        embedded = condition(pipeline, outliers[batch], names[batch], prompt=prompt)
+        latents.append(
+            pipeline(
+                prompt_embeds=embedded,
+                negative_prompt_embeds=unconditional.expand(len(embedded), -1, -1),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                height=side,
+                width=side,
+                generator=[torch.Generator().manual_seed(s) for s in seeds[batch]],
+                output_type="latent",
+            ).images.float().cpu()
+        )  # fmt: skip
+    return torch.cat(latents)
+
+
+@torch.no_grad()
+def decode(
+    pipeline,
+    latents: Float[Tensor, "n c h w"],
+    *,
+    batch_size: int = 100,  # noqa: ANN001
+) -> UInt8[Tensor, "n 3 h2 w2"]:
+    """Decode latents to 8-bit images, for looking and for the arms that train on pixels."""
+    vae = pipeline.vae
+    images = [
+        vae.decode(z.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float().cpu()
+        for z in latents.split(batch_size)
+    ]
+    return ((torch.cat(images) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def encode(
+    pipeline,
+    images: UInt8[Tensor, "n 3 h w"],
+    *,
+    batch_size: int = 250,  # noqa: ANN001
+) -> Float[Tensor, "n c h2 w2"]:
+    """Encode 8-bit images to scaled latents: the mean of the VAE's posterior."""
+    vae = pipeline.vae
+    means = [
+        vae.encode(to_float(x).to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
+        for x in images.split(batch_size)
+    ]
+    return torch.cat(means) * vae.config.scaling_factor

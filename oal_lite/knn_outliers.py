@@ -1,0 +1,370 @@
+"""Outliers at the edge of a class: k-nearest-neighbour sampling in a feature space.
+
+Find the features of a class that have the fewest neighbours, push them about with Gaussian
+noise, and keep of each the few candidates that end up farthest from the class. The idea is
+that of NPOS (Tao et al., ICLR 2023). DREAM-OOD and OAL (arXiv:2406.16525) took it over, and
+with it a view of the distances in the wrong shape, so that the released code does not keep
+what its text says: `selection="farthest"` is the text, `"as_released"` the code.
+
+`sample_outliers_plain` is the method as one would write it down. `sample_outliers` makes the
+same picks and hardly builds a candidate: all boundary points share one set of noises, so that
+
+    cos(x_i + d_s, x_j) = (x_i . x_j + d_s . x_j) / |x_i + d_s|,        d_s = sigma eps_s
+
+takes two small matrix products; and to lose, a candidate's k-th distance need not be known:
+k neighbours nearer than its rivals' k-th are enough.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from numpy.random import SeedSequence
+from torch import Generator, Tensor
+
+Selection = Literal["farthest", "as_released", "random"]
+
+
+def unit(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Project onto the unit sphere: x / |x|."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+
+
+def kth_distance(
+    queries: Float[Tensor, "m d"], bank: Float[Tensor, "n d"], k: int
+) -> Float[Tensor, "m"]:
+    """Squared L2 distance from each query to its k-th nearest row of the bank.
+
+    r_k(q) = k-th smallest of |q - b_j|^2 over j; between unit vectors, 2 - 2 cos, in [0, 4]. A
+    query that is itself a row of the bank counts as its own first neighbour.
+    """
+    lengths = bank.square().sum(1)
+    kth = [
+        (q.square().sum(1, keepdim=True) + lengths - 2 * q @ bank.T)
+        .topk(k, largest=False, sorted=False)
+        .values.amax(1)
+        for q in queries.split(max(1, 2**22 // len(bank)))  # at most 4 million distances at once
+    ]
+    return torch.cat(kth).clamp_min(0)
+
+
+def boundary_points(
+    features: Float[Tensor, "n d"], k: int = 300, n_boundary: int = 50
+) -> Int[Tensor, "b"]:
+    """Indices of the features with the fewest neighbours: the largest r_k(f / |f|), in order.
+
+    Each point counts as its own first neighbour; ties go to the lower index. Computed in the
+    input's dtype. Source: NPOS (ICLR 2023). Raises ValueError as `sample_outliers` does.
+    """
+    _check(features, k=k, n_boundary=n_boundary)
+    z = unit(features)
+    return _largest(kth_distance(z, z, k), n_boundary)
+
+
+def draw_noise(
+    n: int, d: int, generator: Generator | None, device: torch.device
+) -> Float[Tensor, "n d"]:
+    """Standard normal noise, drawn where the generator lives and then moved.
+
+    Always float32: in float64 torch draws other numbers, and one seed should mean one noise.
+    """
+    source = device if generator is None else generator.device
+    return torch.randn(n, d, generator=generator, device=source, dtype=torch.float32).to(device)
+
+
+def candidates_around(
+    points: Float[Tensor, "b d"], noise: Float[Tensor, "s d"], sigma: float
+) -> Float[Tensor, "b s d"]:
+    """Every point pushed by every noise, back on the sphere: (z_b + sigma eps_s) / |...|.
+
+    The push has length sigma sqrt(d), 1.94 at sigma = 0.07 and d = 768, against |z_b| = 1: the
+    cosine of a candidate with its own point is only about 1 / sqrt(1 + sigma^2 d) = 0.458.
+    """
+    return unit(points[:, None] + sigma * noise.to(points.dtype))
+
+
+def select_candidates(
+    distances: Float[Tensor, "b s"],
+    keep: int = 2,
+    selection: Selection = "farthest",
+    generator: Generator | None = None,
+) -> Int[Tensor, "m"]:
+    """Choose `keep` candidates for every boundary point, as flat indices into the (b, s) matrix.
+
+    - "farthest", NPOS's text: the largest of each row, largest first.
+    - "as_released", its code and its heirs': the matrix lies row after row in memory, but is
+      viewed as (s, b) and searched along dim 0. Column j then mixes candidates of many rows,
+      and the positions that win there are looked up in row j, where they mean nothing.
+    - "random": distinct candidates of each row, evenly drawn; the control.
+
+    Args:
+        distances: k-th distances, one row per boundary point; "random" reads the shape only.
+        keep: how many to keep for every boundary point; ties go to the lower index.
+        selection: one of the three.
+        generator: for "random".
+
+    Raises:
+        ValueError: keep exceeds the candidates, or the selection is unknown.
+    """
+    b, s = distances.shape
+    _check_choice(keep, s, selection)
+    if selection == "random":
+        source = distances.device if generator is None else generator.device
+        keys = torch.rand(b, s, generator=generator, device=source).to(distances.device)
+        positions = keys.argsort(dim=1, stable=True)[:, :keep]
+    else:
+        positions = _largest(_contests(distances, selection), keep)
+    return (torch.arange(b, device=distances.device)[:, None] * s + positions).flatten()
+
+
+@torch.no_grad()
+def sample_outliers_plain(
+    features: Float[Tensor, "n d"],
+    *,
+    k: int = 300,
+    n_boundary: int = 50,
+    n_candidates: int = 1500,
+    sigma: float = 0.07,
+    keep: int = 2,
+    selection: Selection = "farthest",
+    generator: Generator | None = None,
+) -> Float[Tensor, "m d"]:
+    """Do what `sample_outliers` does as it is written down: build every candidate, measure it.
+
+    In the input's dtype: in float64 the oracle of the fast form; in float32 a near-tie may
+    fall the other way. The candidates alone take 230 MB at the default sizes, d = 768, float32.
+    """
+    _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
+    z = unit(features)
+    boundary = z[boundary_points(features, k, n_boundary)]
+    noise = draw_noise(n_candidates, z.shape[1], generator, z.device)
+    candidates = candidates_around(boundary, noise, sigma)
+    distances = kth_distance(candidates.flatten(0, 1), z, k).view(n_boundary, n_candidates)
+    return candidates.flatten(0, 1)[select_candidates(distances, keep, selection, generator)]
+
+
+@torch.no_grad()
+def sample_outliers(
+    features: Float[Tensor, "n d"],
+    *,
+    k: int = 300,
+    n_boundary: int = 50,
+    n_candidates: int = 1500,
+    sigma: float = 0.07,
+    keep: int = 2,
+    selection: Selection = "farthest",
+    generator: Generator | None = None,
+) -> Float[Tensor, "m d"]:
+    """Outliers of one class: noisy copies of its boundary points, far from the class.
+
+    With z = f / |f| and r_k(v) the squared L2 distance from v to the k-th nearest z,
+
+        boundary   = the n_boundary points z_b with the largest r_k(z_b)
+        candidates = v_bs = (z_b + sigma eps_s) / |z_b + sigma eps_s|,      eps_s ~ N(0, I)
+        outliers   = for each b, the `keep` candidates v_bs with the largest r_k(v_bs)
+
+    One set of n_candidates noises serves all boundary points. The picks are those of
+    `sample_outliers_plain` in float64; k-th distances equal to ten decimals are ties, which go
+    to the lower index. Source: NPOS (ICLR 2023); OAL (arXiv:2406.16525) and its released code.
+
+    Args:
+        features: the features of one class, of any length but zero.
+        k: which neighbour counts; on the boundary the point itself is the first.
+        n_boundary: number of boundary points.
+        n_candidates: number of noises, so of candidates for each boundary point.
+        sigma: standard deviation of the noise per dimension; the features have length 1.
+        keep: outliers kept for each boundary point.
+        selection: "farthest", "as_released" or "random", all from the same noise; see
+            `select_candidates`.
+        generator: on any device; None takes torch's default one.
+
+    Returns:
+        m = n_boundary * keep unit vectors, in the input's dtype, on its device; rows
+        i*keep .. (i+1)*keep - 1 belong to boundary point i.
+
+    Raises:
+        ValueError: a size does not fit; sigma is negative or not finite; the features are not a
+            floating-point matrix of finite, non-zero rows; or the selection is unknown.
+    """
+    _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
+    z = unit(features.double())
+    boundary = _largest(kth_distance(z, z, k), n_boundary)
+    outliers = _sample(z, boundary, k, n_candidates, sigma, keep, selection, generator)
+    return outliers.to(features.dtype)
+
+
+@torch.no_grad()
+def sample_outliers_per_class(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    n_classes: int,
+    rounds: int = 10,
+    k: int = 300,
+    n_boundary: int = 50,
+    n_candidates: int = 1500,
+    sigma: float = 0.07,
+    keep: int = 2,
+    selection: Selection = "farthest",
+    generator: Generator | None = None,
+    progress: bool = False,
+) -> tuple[Float[Tensor, "m d"], Int[Tensor, "m"]]:
+    """Outliers of every class, `rounds` times over, each time with new noise.
+
+    One seed is drawn from the generator and split by class and round (`round_generator`), so
+    that a class's outliers depend neither on the other classes nor on the number of rounds.
+
+    Labels run from 0 to n_classes - 1, and each class needs at least k features. OAL's code
+    takes 10 rounds on CIFAR-10 and 100 on CIFAR-100. `progress` shows a bar over the classes;
+    all else is as in `sample_outliers`.
+
+    Returns:
+        m = n_classes * rounds * n_boundary * keep outliers and their classes, class by class
+        and then round by round.
+
+    Raises:
+        ValueError: as `sample_outliers`, naming the class; or labels that do not fit.
+    """
+    from tqdm.auto import trange
+
+    _check(features)
+    _need(
+        labels.shape == features.shape[:1],
+        f"labels have shape {tuple(labels.shape)}, features {tuple(features.shape)}: expected "
+        "one label per row of features",
+    )
+    _need(rounds >= 1, f"rounds = {rounds}: expected at least 1")
+    strangers = labels[(labels < 0) | (labels >= n_classes)].unique().tolist()
+    _need(
+        not strangers,
+        f"labels hold {strangers[:5]}: expected 0 to n_classes - 1 = {n_classes - 1}; drop those "
+        "rows or raise n_classes",
+    )
+    for c in range(n_classes):  # all of them first: a long run should not fail at its end
+        try:
+            _check(features[labels == c], k, n_boundary, n_candidates, sigma, keep, selection)
+        except ValueError as error:
+            raise ValueError(f"class {c}: {error}") from error
+
+    source = "cpu" if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=source))
+    outliers = []
+    for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
+        z = unit(features[labels == c].double())
+        boundary = _largest(kth_distance(z, z, k), n_boundary)
+        for r in range(rounds):
+            split = round_generator(seed, c, r)
+            kept = _sample(z, boundary, k, n_candidates, sigma, keep, selection, split)
+            outliers.append(kept.to(features.dtype))
+    classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
+    return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
+
+
+def round_generator(seed: int, class_index: int, round_index: int) -> Generator:
+    """Split the seed by class and round: a generator on the CPU, whatever the features' device."""
+    split = SeedSequence(seed, spawn_key=(class_index, round_index))
+    return Generator().manual_seed(int(split.generate_state(1)[0]))
+
+
+def _sample(z, boundary, k, n_candidates, sigma, keep, selection, generator):
+    noise = draw_noise(n_candidates, z.shape[1], generator, z.device)
+    if selection == "random":
+        distances = z.new_empty(len(boundary), n_candidates)
+    else:
+        distances = _undefeated(z, boundary, noise, k, sigma, keep, selection)
+    picks = select_candidates(distances, keep, selection, generator)
+    b, s = picks // n_candidates, picks % n_candidates
+    return unit(z[boundary[b]] + sigma * noise[s].double())
+
+
+def _undefeated(z, boundary, noise, k, sigma, keep, selection):
+    """k-th distances (b, s) of all candidates that might be picked; -inf for the others.
+
+    A few likely winners of each contest are measured exactly; the keep-th best sets the mark.
+    A candidate with k neighbours nearer than the mark has lost: counting those neighbours is
+    much cheaper than finding the k-th of them, and float32 will do where its error is bounded.
+    """
+    (n, d), b, s = z.shape, len(boundary), len(noise)
+    points, pushes = z[boundary], noise.double().mul_(sigma)
+    lengths = pushes.norm(dim=1)
+    dots = points @ pushes.T
+    norms = (1 + 2 * dots + lengths**2).clamp_min(0).sqrt()
+
+    # |fl(x . y) - x . y| <= d u |x| |y|, plus a few single roundings; eps = 2 u leaves room.
+    slack = (d + 8) * torch.finfo(torch.float32).eps * (1 + lengths)
+    gram = (points @ z.T).float()
+    drift = noise @ (sigma * z).float().T
+    if ((drift.T[boundary] - dots).abs() > slack / 2).any():
+        # Autocast, TF32 or bfloat16 had a hand in this product, and the bound does not hold.
+        drift = (pushes @ z.T).float()
+
+    def measure(flat):
+        parts = flat.split(4096)
+        return torch.cat([kth_distance(unit(points[i // s] + pushes[i % s]), z, k) for i in parts])
+
+    flat = torch.arange(b * s, device=z.device).view(b, s)
+    contest = flat // s if selection == "farthest" else flat % b
+    mean_cosine = (gram.mean(1, keepdim=True) + drift.mean(1)) / norms
+    likely = _contests(mean_cosine, selection).topk(min(s, 3 * keep), largest=False).indices
+    probes = _contests(flat, selection).gather(1, likely)
+    mark = measure(probes.flatten()).view(b, -1).topk(keep).values[:, -1]
+    line = ((1 - mark / 2)[contest] * norms + slack).float()  # the mark as a dot product
+
+    rows = max(1, 2**19 // (b * n))
+    block = gram.new_empty(rows, b, n)  # reused: new memory would cost more than the arithmetic
+    nearer = [
+        torch.add(u[:, None], gram, out=block[: len(u)]).ge_(v[..., None]).sum(-1)
+        for u, v in zip(drift.split(rows), line.T.split(rows), strict=True)
+    ]
+    alive = flat[torch.cat(nearer).T < k]
+    distances = z.new_full((b * s,), -torch.inf)
+    distances[alive] = measure(alive)
+    return distances.view(b, s)
+
+
+def _contests(values: Tensor, selection: str) -> Tensor:
+    """Rearrange a (b, s) matrix: row i holds the candidates among which i's positions are won."""
+    b, s = values.shape
+    return values if selection == "farthest" else values.reshape(s, b).T
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Positions of the largest, in order; what differs by rounding only is a tie, won by index."""
+    rounded = values.double().round(decimals=10)
+    return rounded.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check(features, k=1, n_boundary=1, n_candidates=1, sigma=0.0, keep=1, selection="random"):
+    _need(
+        features.ndim == 2 and features.is_floating_point(),
+        f"features have shape {tuple(features.shape)} and dtype {features.dtype}: expected a "
+        "floating-point matrix, one row per feature; flatten or convert them",
+    )
+    n = len(features)
+    for name, value, top, cure in (
+        ("k", k, n, f"there are {n} features, so lower k or pass more"),
+        ("n_boundary", n_boundary, n, f"there are {n} features, so lower it or pass more"),
+    ):
+        _need(1 <= value <= top, f"{name} = {value}: expected 1 to {top}; {cure}")
+    _check_choice(keep, n_candidates, selection)
+    _need(
+        0 <= sigma < float("inf"), f"sigma = {sigma}: expected a finite number >= 0, such as 0.07"
+    )
+    finite, zero = features.isfinite().all(dim=1), features.norm(dim=1) == 0
+    for bad, what in ((~finite, "NaN or infinite values"), (zero, "zero length, so no direction")):
+        rows = bad.nonzero().flatten().tolist()
+        _need(not rows, f"features in rows {rows[:5]} have {what}: drop {len(rows)} such rows")
+
+
+def _check_choice(keep, n_candidates, selection):
+    _need(
+        1 <= keep <= n_candidates,
+        f"keep = {keep}: expected 1 to {n_candidates}, the number of candidates; draw more",
+    )
+    choices = get_args(Selection)
+    _need(selection in choices, f"selection = {selection!r}: choose one of {', '.join(choices)}")

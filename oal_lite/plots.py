@@ -1,0 +1,151 @@
+"""Figures: every function draws on `ax=` (or makes one) and returns it; `save` writes the file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from oal_lite.metrics import detection_metrics, roc_points
+
+# Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
+COLOURS = {"id": "#0072B2", "near": "#D55E00", "far": "#009E73", "synthetic": "#CC79A7"}
+STYLES = {"id": "-", "near": "--", "far": ":", "synthetic": "-."}
+LABELS = {"id": "ID test", "near": "near-OOD", "far": "far-OOD", "synthetic": "synthetic outliers"}
+
+
+def set_theme() -> None:
+    """The project's look, for notebooks and figures alike."""
+    import seaborn as sns
+
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+
+
+def _axes(ax: Axes | None) -> Axes:
+    import matplotlib.pyplot as plt
+
+    return ax if ax is not None else plt.subplots(layout="constrained")[1]
+
+
+def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
+    """Write a figure to `path` through a temporary file, so that no half picture is left."""
+    from oal_lite.study import write_atomically
+
+    path = Path(path)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:]))
+    return path
+
+
+def image_grid(
+    images: UInt8[Tensor, "n 3 h w"], *, columns: int = 10, ax: Axes | None = None,
+    titles: Sequence[str] | None = None, gap: int = 2,
+) -> Axes:  # fmt: skip
+    """Images side by side in rows of `columns`; optional titles name the rows."""
+    ax = _axes(ax)
+    n, _, h, w = images.shape
+    rows = -(-n // columns)
+    sheet = torch.full(
+        (rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, dtype=torch.uint8
+    )
+    for i, image in enumerate(images):
+        top, left = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[top : top + h, left : left + w] = image.permute(1, 2, 0)
+    ax.imshow(sheet.numpy(), interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([h / 2 + i * (h + gap) for i in range(rows)] if titles else [], titles)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def score_histograms(
+    scores: Mapping[str, Tensor], *, ax: Axes | None = None, bins: int = 60
+) -> Axes:
+    """Densities of OOD scores by group (`id`, `near`, `far`), with the FPR95 threshold of near.
+
+    The threshold is the largest that still flags 95 % of near-OOD; ID images to its right are
+    the false alarms that FPR95 counts.
+    """
+    ax = _axes(ax)
+    values = {k: np.asarray(v, dtype=float) for k, v in scores.items()}
+    low, high = np.quantile(np.concatenate(list(values.values())), [0.001, 0.999])
+    edges = np.linspace(low, high, bins + 1)
+    for group, x in values.items():
+        ax.hist(
+            x, edges, density=True, histtype="step", linewidth=1.8, color=COLOURS[group],
+            linestyle=STYLES[group], label=f"{LABELS[group]} (n = {len(x):,})",
+        )  # fmt: skip
+    if "near" in values and "id" in values:
+        threshold = np.quantile(values["near"], 0.05, method="lower")
+        fpr = detection_metrics(values["id"], values["near"]).fpr95
+        ax.axvline(threshold, color="0.35", linewidth=1)
+        ax.text(
+            threshold, ax.get_ylim()[1] * 0.98, f" 95 % of near-OOD lie right of here;\n so do {fpr:.0%} of ID",
+            va="top", fontsize="x-small", color="0.25",
+        )  # fmt: skip
+    ax.set(xlabel="energy score (high = OOD)", ylabel="density")
+    ax.legend(fontsize="x-small", loc="upper left")
+    return ax
+
+
+def roc(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) -> Axes:
+    """ROC of each named (ID scores, OOD scores); OOD is the positive class.
+
+    The horizontal line is TPR = 95 %: FPR95 is where a curve meets it.
+    """
+    ax = _axes(ax)
+    lines = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+    for i, (name, (id_scores, ood_scores)) in enumerate(curves.items()):
+        fpr, tpr, _ = roc_points(id_scores, ood_scores)
+        auroc = detection_metrics(id_scores, ood_scores).auroc
+        ax.plot(fpr, tpr, linestyle=lines[i % len(lines)], label=f"{name}: {100 * auroc:.1f}")
+    ax.axhline(0.95, color="0.6", linewidth=0.8)
+    ax.plot([0, 1], [0, 1], color="0.8", linewidth=0.8)
+    ax.set(xlabel="false positive rate (ID called OOD)", ylabel="true positive rate (OOD found)")
+    ax.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    ax.legend(title="AUROC, %", fontsize="x-small", loc="lower right")
+    return ax
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, ax: Axes | None = None) -> Axes:
+    """A results table as a picture."""
+    ax = _axes(ax)
+    ax.axis("off")
+    drawn = ax.table(
+        [list(r) for r in rows], colLabels=list(header), loc="center", cellLoc="right",
+        colWidths=[0.24] + [0.76 / (len(header) - 1)] * (len(header) - 1),
+    )  # fmt: skip
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(10)
+    drawn.scale(1, 1.6)
+    for (row, column), cell in drawn.get_celld().items():
+        cell.set_edgecolor("0.85")
+        if row == 0:
+            cell.set_text_props(weight="bold")
+        if column == 0:
+            cell.set_text_props(ha="left")
+    return ax
+
+
+def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Loss terms (left, unweighted) and ID accuracy (right) over the epochs of one run."""
+    import matplotlib.pyplot as plt
+
+    if axes is None:
+        axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")[1]
+    epochs = np.arange(1, len(history["terms"]) + 1)
+    for i, name in enumerate(history["terms"][0]):
+        values = [t[name] for t in history["terms"]]
+        axes[0].plot(epochs, values, marker="osD^v"[i % 5], markersize=4, label=name)
+    axes[0].axhline(0, color="0.7", linewidth=0.8)
+    axes[0].set(xlabel="epoch", ylabel="loss term, unweighted (nats)", yscale="symlog")
+    axes[0].legend(fontsize="x-small")
+    axes[1].plot(epochs, history["train_accuracy"], marker="o", markersize=4, label="train")
+    axes[1].plot(epochs, history["val_accuracy"], marker="s", markersize=4, label="validation")
+    axes[1].set(xlabel="epoch", ylabel="ID accuracy", ylim=(0, 1.01))
+    axes[1].legend(fontsize="x-small")
+    return axes

@@ -1,0 +1,170 @@
+"""Results as a table, a file and figures: what `python -m oal_lite` leaves behind."""
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from oal_lite.metrics import mean_interval
+from oal_lite.recipes import ARMS
+from oal_lite.study import Materials, Run, write_atomically
+
+CONVENTION = "score: energy, high = OOD; OOD is the positive class; FPR95 as OpenOOD v1.5"
+COLUMNS = {
+    "ID acc": lambda r: r.record["id_accuracy"],
+    "near AUROC": lambda r: r.metric("near", "auroc"),
+    "near FPR95": lambda r: r.metric("near", "fpr95"),
+    "far AUROC": lambda r: r.metric("far", "auroc"),
+    "far FPR95": lambda r: r.metric("far", "fpr95"),
+}
+HEADER = ["arm, %", *COLUMNS]
+
+
+def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs by arm, in the order in which the arms first appear."""
+    groups: dict[str, list[Run]] = {}
+    for r in results:
+        groups.setdefault(r.record["arm"], []).append(r)
+    return groups
+
+
+def _cell(values: Sequence[float]) -> str:
+    """A mean in percent; from two seeds on with the half-width of its 95 % interval."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
+    mean, low, _ = mean_interval(values)
+    return f"{100 * mean:.1f} ± {100 * (mean - low):.1f}"
+
+
+def rows(results: Sequence[Run]) -> list[list[str]]:
+    """One row per arm: its name and the cells of `COLUMNS`."""
+    return [
+        [arm, *(_cell([column(r) for r in runs]) for column in COLUMNS.values())]
+        for arm, runs in by_arm(results).items()
+    ]
+
+
+def markdown(results: Sequence[Run]) -> str:
+    """The table in Markdown, with the convention below it."""
+    lines = [HEADER, ["---", *["---:"] * len(COLUMNS)], *rows(results)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{caption(results)}"
+
+
+def caption(results: Sequence[Run]) -> str:
+    """Seeds, machine and convention in one line."""
+    seeds = sorted({r.record["seed"] for r in results})
+    interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
+    preset = results[0].record["preset"]["name"]
+    return f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
+
+
+def summary(results: Sequence[Run], *, device: str) -> dict:
+    """What `results.json` holds: where it was made, the table's numbers, and every run's record."""
+    return {
+        "made": date.today().isoformat(),
+        "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
+        "convention": CONVENTION,
+        "table": {
+            arm: {
+                name: {
+                    "values": [column(r) for r in runs],
+                    "seeds": [r.record["seed"] for r in runs],
+                }
+                for name, column in COLUMNS.items()
+            }
+            for arm, runs in by_arm(results).items()
+        },
+        "questions": {arm: ARMS[arm].question for arm in by_arm(results)},
+        "runs": [r.record for r in results],
+    }
+
+
+def write(
+    results: Sequence[Run], materials: Materials, out: str | Path, *, device: str
+) -> list[Path]:
+    """Write `results.json` and the figures into `out`; returns the files' paths."""
+    import matplotlib.pyplot as plt
+
+    from oal_lite import plots
+
+    plots.set_theme()
+    out, written = Path(out), []
+    record = json.dumps(summary(results, device=device), indent=1)
+    write_atomically(out / "results.json", lambda p: p.write_text(record))
+    written.append(out / "results.json")
+    runs = {arm: members[0] for arm, members in by_arm(results).items()}
+    seed = next(iter(runs.values())).record["seed"]
+
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(4.2 * len(runs), 3.8), layout="constrained", squeeze=False
+    )
+    for ax, (arm, r) in zip(axes[0], runs.items(), strict=True):
+        plots.score_histograms(grouped_scores(r), ax=ax)
+        ax.set_title(arm)
+    figure.suptitle(f"Energy scores, seed {seed}: the less the curves overlap, the better")
+    written.append(plots.save(figure, out / "score_histograms.png"))
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
+    for ax, group in zip(axes, ("near", "far"), strict=True):
+        curves = {
+            arm: (grouped_scores(r)["id"], grouped_scores(r)[group]) for arm, r in runs.items()
+        }
+        plots.roc(curves, ax=ax)
+        ax.set_title(f"{plots.LABELS[group]}, sets pooled, seed {seed}")
+    written.append(plots.save(figure, out / "roc.png"))
+
+    figure, ax = plt.subplots(figsize=(10, 0.6 + 0.42 * len(runs)), layout="constrained")
+    plots.table(HEADER, rows(results), ax=ax)
+    figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
+    written.append(plots.save(figure, out / "results_table.png"))
+
+    written.append(plots.save(outlier_sheet(materials), out / "outliers.png"))
+    plt.close("all")
+    return written
+
+
+def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
+    """Scores of one run pooled by group: `id`, `near`, `far`."""
+    groups = {"id": r.scores[f"{score}/id"]}
+    for group in ("near", "far"):
+        names = r.record["metrics"][score][group]
+        groups[group] = torch.cat([r.scores[f"{score}/{name}"] for name in names])
+    return groups
+
+
+def outlier_sheet(materials: Materials, *, columns: int = 9):  # noqa: ANN201
+    """For each class: a real image, what the plain word gives, and what outliers in its place give."""
+    import matplotlib.pyplot as plt
+
+    from oal_lite import plots
+    from oal_lite.diffusion_outliers import decode, synthesise, word_embeddings
+
+    names, train = materials.benchmark.class_names, materials.benchmark.train
+    outliers = materials.outliers("farthest")
+    settings = materials.preset.diffusion
+    words = word_embeddings(materials.pipeline, names).repeat_interleave(2, 0)
+    plain = decode(
+        materials.pipeline,
+        synthesise(
+            materials.pipeline, words, names, prompt=settings.prompt, steps=settings.steps,
+            guidance=settings.guidance,
+        ),
+    )  # fmt: skip
+    rows_ = []
+    for c in range(len(names)):
+        real = train.images[(train.labels == c).nonzero()[:2, 0]]
+        made = outliers.images[outliers.latent_classes == c][: columns - 4]
+        rows_.append(torch.cat([real, plain[2 * c : 2 * c + 2], made]))
+    width = min(map(len, rows_))
+    figure, ax = plt.subplots(figsize=(7, 8), layout="constrained")
+    plots.image_grid(torch.cat([r[:width] for r in rows_]), columns=width, titles=names, ax=ax)
+    ax.set_title(
+        "two real images | two from the class word | outliers in the word's place", fontsize=10
+    )
+    for x in (2, 4):
+        ax.axvline(x * 34 - 1.5, color="k", linewidth=2)
+    return figure

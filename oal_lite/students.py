@@ -1,0 +1,76 @@
+"""The student: a ResNet-18 of any width, for small (32 px) or large (224 px) images.
+
+Architecture: K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, sections
+3.3 and 4.2: a stem, four stages of two basic blocks, average pooling, one linear head.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """y = ReLU(x + BN(conv(ReLU(BN(conv(x)))))), with a 1x1 convolution on x where sizes differ."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = _conv3x3(n_in, n_out, stride), nn.BatchNorm2d(n_out)
+        self.conv2, self.bn2 = _conv3x3(n_out, n_out), nn.BatchNorm2d(n_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+            )
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """Apply the block."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 whose forward returns what every loss and score needs: logits and features.
+
+    Args:
+        n_classes: outputs of the head.
+        width: channels of the first stage; 64 is the paper's (11.2 M parameters), 16 gives 0.7 M.
+        stem: `"small"` is one 3x3 convolution, for 32 px; `"large"` is the 7x7 stride-2
+            convolution with max-pooling of the original, for 224 px.
+
+    Raises:
+        ValueError: if the stem has another name.
+    """
+
+    def __init__(self, n_classes: int, *, width: int = 64, stem: str = "small"):
+        super().__init__()
+        if stem not in ("small", "large"):
+            raise ValueError(f"unknown stem {stem!r}; choose 'small' (32 px) or 'large' (224 px)")
+        first = _conv3x3(3, width) if stem == "small" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        pool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, 1)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(), pool)
+        channels = [width, width, 2 * width, 4 * width, 8 * width]
+        self.stages = nn.Sequential(*(
+            nn.Sequential(
+                BasicBlock(channels[i], channels[i + 1], stride=1 if i == 0 else 2),
+                BasicBlock(channels[i + 1], channels[i + 1], stride=1),
+            )
+            for i in range(4)
+        ))  # fmt: skip
+        self.feature_dim = channels[-1]
+        self.head = nn.Linear(self.feature_dim, n_classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Pooled features after the last ReLU, so none is negative."""
+        return self.stages(self.stem(x)).mean(dim=(2, 3))
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
+        """Return logits (n, classes) and pooled features (n, d)."""
+        h = self.features(x)
+        return self.head(h), h

@@ -1,0 +1,354 @@
+"""From a preset to results: prepare what the arms share, train arms x seeds, score, keep.
+
+A finished run is one small JSON file (settings, metrics, seconds) and one safetensors file (the
+OOD scores of every image, for pictures). A run whose files are there, with the same settings and
+the same code, is not repeated; so an interrupted study goes on where it stopped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oal_lite import __version__
+from oal_lite.benchmarks import Benchmark, generator_for, load
+from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
+from oal_lite.knn_outliers import sample_outliers_per_class
+from oal_lite.metrics import detection_metrics
+from oal_lite.presets import Preset
+from oal_lite.recipes import Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.scores import LOGIT_SCORES
+from oal_lite.students import ResNet18
+from oal_lite.teacher import Teacher
+from oal_lite.train import Views, draw_views, fit, predict
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("near", "far", "validation")
+
+
+class Materials:
+    """What the arms of one seed share, each part made when first asked for, and once.
+
+    Args:
+        preset: all settings.
+        seed: of the run; every stage has random numbers of its own, split from it.
+        device: where teacher and diffusion model run.
+        runs: folder where synthesised outliers are kept, and looked for; None keeps none.
+        progress: called with a sentence before every stage that takes a while.
+    """
+
+    def __init__(
+        self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
+        progress: Callable[[str], None] = log.info,
+    ):  # fmt: skip
+        self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
+        self.runs = None if runs is None else Path(runs)
+        self.seconds: dict[str, float] = {}
+        self._outliers: dict[str, Outliers] = {}
+
+    def _timed(self, stage: str, sentence: str, make: Callable):  # noqa: ANN202
+        self.progress(sentence)
+        started = time.perf_counter()
+        result = make()
+        self.seconds[stage] = round(time.perf_counter() - started, 2)
+        return result
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The images; the same for every seed."""
+        p = self.preset
+        return self._timed(
+            "benchmark", f"benchmark: {p.benchmark}",
+            lambda: load(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
+        )  # fmt: skip
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The frozen teacher."""
+        return Teacher.from_pretrained(self.preset.teacher, device=self.device)
+
+    @cached_property
+    def pipeline(self):  # noqa: ANN201
+        """The Stable Diffusion pipeline."""
+        return load_pipeline(self.preset.pipeline, device=self.device)
+
+    @cached_property
+    def views(self) -> Views:
+        """Augmented training images with the teacher's answers."""
+        n, train = self.preset.train.n_views, self.benchmark.train
+        return self._timed(
+            "teacher views", f"teacher: {n} views of {len(train):,} training images",
+            lambda: draw_views(
+                train.images, train.labels, self.teacher, n_views=n,
+                generator=generator_for(self.seed, "views"), progress=True,
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def id_features(self) -> tuple[Float[Tensor, "n d"], Tensor]:
+        """Teacher features of the first images of each class, and their labels."""
+        train = self.benchmark.train
+        first = torch.cat(
+            [
+                (train.labels == c).nonzero()[: self.preset.n_per_class, 0]
+                for c in range(len(self.benchmark.class_names))
+            ]
+        )
+        return self._timed(
+            "ID features", f"teacher: ID features of {len(first):,} images",
+            lambda: (self.teacher(train.images[first], progress=True).features, train.labels[first]),
+        )  # fmt: skip
+
+    def outliers(self, selection: str) -> Outliers:
+        """k-NN outliers by a selection, and the latents that diffusion makes of some of them.
+
+        `"noise"` is the control: Gaussian noise with the mean and spread of the farthest ones.
+        """
+        if selection not in self._outliers:
+            if selection == "noise":
+                made = gaussian_like(
+                    self.outliers("farthest"), generator_for(self.seed, "noise outliers")
+                )
+            else:
+                made = self._kept_or_made(selection)
+            self._outliers[selection] = made
+        return self._outliers[selection]
+
+    def _kept_or_made(self, selection: str) -> Outliers:
+        if self.runs is None:
+            return self._synthesise(selection)
+        from safetensors.torch import load_file, save_file
+
+        path = run_path(self.runs, self.preset, f"outliers-{selection}", self.seed, "safetensors")
+        if not path.exists():
+            made = {k: v.contiguous() for k, v in vars(self._synthesise(selection)).items()}
+            write_atomically(path, lambda p: save_file(made, p))
+        return Outliers(**load_file(path))
+
+    def _synthesise(self, selection: str) -> Outliers:
+        settings, names = self.preset.diffusion, self.benchmark.class_names
+        features, labels = self.id_features
+        vectors, classes = self._timed(
+            f"k-NN outliers ({selection})", f"k-NN outliers: selection {selection!r}",
+            lambda: sample_outliers_per_class(
+                features, labels, n_classes=len(names), selection=selection,
+                generator=generator_for(self.seed, "knn"), progress=True, **asdict(self.preset.knn),
+            ),
+        )  # fmt: skip
+        picks = spread_over_classes(
+            classes, settings.n_latents, generator_for(self.seed, "pick", selection)
+        )
+        latents = self._timed(
+            f"latents ({selection})", f"diffusion: {settings.n_latents} latents",
+            lambda: synthesise(
+                self.pipeline, vectors[picks], [names[c] for c in classes[picks].tolist()],
+                prompt=settings.prompt, steps=settings.steps, guidance=settings.guidance,
+                batch_size=settings.batch_size, progress=True,
+                generator=generator_for(self.seed, "latents", selection),
+            ),
+        )  # fmt: skip
+        images = self._timed(
+            f"decoding ({selection})", "diffusion: decoding, for the pixel arm and for looking",
+            lambda: decode(self.pipeline, latents),
+        )  # fmt: skip
+        # MICL reads the vectors at the length at which they entered the prompt.
+        lengths = word_embeddings(self.pipeline, names).norm(dim=1)
+        return Outliers(vectors * lengths[classes, None], classes, latents, classes[picks], images)
+
+
+def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Pick n indices at random, the same number from each class (give or take one).
+
+    The released code draws a class at random 100 times and makes three latents of each draw, so
+    of CIFAR-100's classes only about 63 are ever seen.
+    """
+    ranks = torch.rand(len(classes), generator=generator).argsort()
+    members = [ranks[classes[ranks] == c] for c in classes.unique()]
+    turns = [m[i] for i in range(max(map(len, members))) for m in members if i < len(m)]
+    return torch.stack(turns[:n])
+
+
+# --- one run ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained student's results.
+
+    Attributes:
+        record: what the JSON file holds.
+        scores: OOD scores (high = OOD) by `"<score>/<set>"`; the ID test set is `"id"`.
+    """
+
+    record: dict
+    scores: dict[str, Tensor]
+
+    def metric(self, group: str, name: str, score: str = "energy") -> float:
+        """Unweighted mean over the sets of a group: `near`, `far` or `validation`."""
+        sets = self.record["metrics"][score][group]
+        return sum(m[name] for m in sets.values()) / len(sets)
+
+
+def code_version() -> str:
+    """The package's version and a hash of its sources, so that changed code means new runs."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:8]}"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def evaluate(
+    student: torch.nn.Module, benchmark: Benchmark
+) -> tuple[float, dict[str, Tensor], dict]:
+    """ID test accuracy, the OOD scores of every set, and the metrics of every set against ID test.
+
+    OOD is the positive class and scores are high for OOD, as in OpenOOD v1.5.
+    """
+    sets: dict[str, Mapping] = {
+        "near": benchmark.near, "far": benchmark.far, "validation": benchmark.validation_ood,
+    }  # fmt: skip
+    logits = {"id": predict(student, benchmark.test.images)[0]}
+    for group in sets.values():
+        logits |= {name: predict(student, s.images)[0] for name, s in group.items()}
+    right = logits["id"].argmax(1) == benchmark.test.labels
+    scores = {f"{s}/{k}": f(x) for s, f in LOGIT_SCORES.items() for k, x in logits.items()}
+    metrics = {
+        score: {
+            group: {
+                name: detection_metrics(scores[f"{score}/id"], scores[f"{score}/{name}"]).as_dict()
+                for name in members
+            }
+            for group, members in sets.items()
+        }
+        for score in LOGIT_SCORES
+    }
+    return right.float().mean().item(), scores, metrics
+
+
+def train_one(
+    arm_name: str, materials: Materials, *, device: str | None = None, progress: bool = True
+) -> tuple[Run, torch.nn.Module]:
+    """Train and score one student; the seed is that of the materials.
+
+    Students of one seed start from the same weights and see the same views in the same order,
+    whatever the arm, so that arms can be compared seed by seed.
+    """
+    preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
+    arm = get_arm(arm_name)
+    views = materials.views
+    outliers = materials.outliers(arm.outliers) if arm.outliers else None
+    materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
+    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from global state
+        torch.manual_seed(seed)
+        student = ResNet18(
+            len(benchmark.class_names), width=preset.train.width, stem=preset.train.stem
+        )
+        terms = build_terms(
+            arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
+            student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
+        )  # fmt: skip
+    history = fit(
+        student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
+        val=(benchmark.val.images, benchmark.val.labels), device=device, progress=progress,
+    )  # fmt: skip
+    accuracy, scores, metrics = evaluate(student, benchmark)
+    record = {
+        "arm": arm_name, "seed": seed, "preset": _portable(preset), "code": code_version(),
+        "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
+        "seconds": {"training": round(history.seconds, 2), **materials.seconds},
+    }  # fmt: skip
+    return Run(record, scores), student
+
+
+def _portable(preset: Preset) -> dict:
+    """Settings as plain data; folders of this package by their place in it."""
+    root = str(Path(__file__).parent)
+    inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
+    return asdict(replace(preset, **inside))
+
+
+# --- arms x seeds -----------------------------------------------------------------------------
+
+
+def run_path(runs: Path, preset: Preset, what: str, seed: int, ending: str) -> Path:
+    """Where a run's file lies; the name holds a hash of all settings and of the code."""
+    key = json.dumps([_portable(preset), code_version()], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:10]
+    return runs / preset.name / f"{what}-seed{seed}-{digest}.{ending}"
+
+
+def run(
+    preset: Preset,
+    arms: Sequence[str],
+    seeds: Iterable[int],
+    *,
+    runs: str | Path = "runs",
+    device: str | None = None,
+    fresh: bool = False,
+    progress: Callable[[str], None] = log.info,
+) -> list[Run]:
+    """Train every arm with every seed, or read the run if it is there already.
+
+    Args:
+        preset: all settings.
+        arms: names of `recipes.ARMS`.
+        seeds: one run each; arms are paired by seed.
+        runs: folder of the run files.
+        device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
+        fresh: repeat runs that are there.
+        progress: called with a sentence before every stage.
+
+    Raises:
+        ValueError: for an unknown arm, before anything is trained.
+    """
+    from safetensors.torch import load_file, save_file
+
+    for arm in arms:
+        get_arm(arm)
+    seeds, results = list(seeds), []
+    for seed in seeds:
+        materials = Materials(
+            preset, seed, device=device or default_device(), runs=runs, progress=progress
+        )
+        for arm in arms:
+            record_path = run_path(Path(runs), preset, arm, seed, "json")
+            scores_path = record_path.with_suffix(".safetensors")
+            if record_path.exists() and scores_path.exists() and not fresh:
+                progress(f"{arm}, seed {seed}: read from {record_path}")
+                record = json.loads(record_path.read_text())
+                results.append(Run(record, load_file(scores_path)))
+                continue
+            result, _ = train_one(arm, materials, device=device)
+            # The record goes last: where it is, the run is whole.
+            write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
+            write_atomically(
+                record_path, lambda p, r=result: p.write_text(json.dumps(r.record, indent=1))
+            )
+            results.append(result)
+    return results
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

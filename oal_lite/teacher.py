@@ -1,0 +1,104 @@
+"""The teacher: any image classifier of transformers, frozen; features and logits of images.
+
+The paper's teacher is a ViT-B/16 (768-d pre-logits features). The shipped one is a small CvT,
+a vision transformer with convolutional token embeddings, trained from scratch on shapes. Both
+load by the same line, and nothing below asks which one it is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+
+def to_float(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Map 8-bit images to [-1, 1]: x / 127.5 - 1, what students, teachers and VAEs here read."""
+    return images.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What the teacher says of n images: pre-logits features (n, d) and logits (n, classes)."""
+
+    features: Float[Tensor, "n d"]
+    logits: Float[Tensor, "n c"]
+
+
+class Teacher(nn.Module):
+    """A frozen classifier that returns the input of its last linear layer beside its logits.
+
+    The features are caught at the door of `model.classifier`, which every classifier of
+    transformers with a linear head has (ViT, DeiT, Swin, CvT, ...). So they are, by construction,
+    the numbers from which the logits are one matrix product away.
+
+    Args:
+        model: an `AutoModelForImageClassification` with a linear `classifier`.
+
+    Raises:
+        ValueError: if the model has no linear `classifier`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        if not isinstance(getattr(model, "classifier", None), nn.Linear):
+            raise ValueError(
+                f"{type(model).__name__} has no linear layer named 'classifier'; use an image "
+                "classifier of transformers that has one, for example ViTForImageClassification"
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.feature_dim = model.classifier.in_features
+        self._caught: Tensor | None = None
+        model.classifier.register_forward_pre_hook(self._catch)
+
+    def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._caught = inputs[0]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Teacher":
+        """Load a teacher from a folder in transformers' format, or by its hub id.
+
+        Raises:
+            OSError: from transformers, if there is no such model.
+            ValueError: if its head is not one linear layer.
+        """
+        from transformers import AutoModelForImageClassification
+
+        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32)
+        return cls(model.to(device))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that the model was built for; others are resized to it."""
+        size = getattr(self.model.config, "image_size", None)
+        return size if isinstance(size, int) else 0
+
+    @torch.no_grad()
+    def forward(
+        self, images: UInt8[Tensor, "n 3 h w"], *, batch_size: int = 250, progress: bool = False
+    ) -> TeacherOutputs:
+        """Features and logits of all images, in batches, on the CPU.
+
+        Args:
+            images: 8-bit RGB of any size; resized (bilinear, antialiased) where the model asks.
+            batch_size: images at a time; it does not change the result.
+            progress: show a bar.
+        """
+        device = self.model.classifier.weight.device
+        batches: Iterator[Tensor] = iter(images.split(batch_size))
+        if progress:
+            total = -(-len(images) // batch_size)
+            batches = tqdm(batches, desc="teacher features", total=total, leave=False)
+        features, logits = [], []
+        for batch in batches:
+            x = to_float(batch.to(device))
+            if self.image_size and x.shape[-1] != self.image_size:
+                x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+            logits.append(self.model(pixel_values=x).logits.float().cpu())
+            features.append(self._caught.float().cpu())
+        self._caught = None
+        return TeacherOutputs(torch.cat(features), torch.cat(logits))

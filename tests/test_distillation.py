@@ -1,0 +1,97 @@
+"""Distillation losses against published numbers, SciPy and their own invariances."""
+
+import pytest
+import torch
+from scipy import special
+from scipy.stats import entropy
+
+from oal_lite.distillation import FeatureAdapter, feature_kd, logit_kd
+
+STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
+TEACHER = torch.tensor([[3, 0, 0], [0, 2, -1]], dtype=torch.float64)
+
+
+@pytest.fixture
+def own_errors():
+    """Let the functions' own errors speak where the suite runs with run-time shape checks."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def test_logit_kd_published_numbers():
+    assert logit_kd(STUDENT, TEACHER).item() == pytest.approx(0.1065139626, abs=1e-9)
+    assert logit_kd(STUDENT, TEACHER, 4.0).item() == pytest.approx(0.2133798325, abs=1e-9)
+
+
+def test_feature_kd_is_scipys_divergence_from_teacher_to_student():
+    teacher, student = (special.softmax(a.numpy(), axis=1) for a in (TEACHER, STUDENT))
+    expected = entropy(teacher, student, axis=1).mean()
+    assert feature_kd(STUDENT, TEACHER).item() == pytest.approx(expected, abs=1e-12)
+    assert feature_kd(TEACHER, STUDENT).item() != pytest.approx(expected, abs=1e-3)
+
+
+def test_loss_is_zero_for_equal_outputs_and_blind_to_a_shift():
+    assert logit_kd(TEACHER, TEACHER, 3.0).item() == pytest.approx(0, abs=1e-12)
+    assert feature_kd(TEACHER + 5, TEACHER).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_batch_mean_does_not_grow_with_the_batch():
+    twice = logit_kd(STUDENT.repeat(2, 1), TEACHER.repeat(2, 1))
+    torch.testing.assert_close(twice, logit_kd(STUDENT, TEACHER))
+
+
+def test_gradient_of_logit_kd_is_the_difference_of_the_softmaxes():
+    student = STUDENT.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(logit_kd(student, TEACHER, 2.0), student)
+    expected = 2 * ((STUDENT / 2).softmax(1) - (TEACHER / 2).softmax(1)) / len(STUDENT)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_feature_kd_sends_gradient_to_student_and_adapter():
+    generator = torch.Generator().manual_seed(0)
+    adapter = FeatureAdapter(6, 4)
+    student = torch.randn(8, 4, generator=generator, requires_grad=True)
+    feature_kd(student, adapter(torch.randn(8, 6, generator=generator))).backward()
+    assert student.grad.abs().sum() > 0
+    assert adapter.layers[1].weight.grad.abs().sum() > 0
+
+
+def test_adapter_is_batchnorm_linear_relu_batchnorm():
+    adapter = FeatureAdapter(6, 4).double()
+    features = torch.randn(32, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def normalised(x):
+        return (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
+
+    linear = adapter.layers[1]
+    hidden = (normalised(features) @ linear.weight.T + linear.bias).clamp(min=0)
+    torch.testing.assert_close(adapter(features), normalised(hidden))
+
+
+def test_extreme_logits_stay_finite():
+    student = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    loss = logit_kd(student, torch.tensor([[-1e4, 1e4]]))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("own_errors")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: logit_kd(STUDENT, TEACHER, 0), "temperature=0"),
+        (lambda: logit_kd(STUDENT, TEACHER[:1]), r"student \(2, 3\) and teacher \(1, 3\)"),
+        (lambda: feature_kd(STUDENT[0], TEACHER[0]), r"student \(3,\)"),
+        (lambda: feature_kd(STUDENT[:0], TEACHER[:0]), "n at least 1"),
+        (lambda: FeatureAdapter(0, 4), "teacher_dim=0"),
+        (lambda: FeatureAdapter(6, 4)(torch.zeros(8, 5)), r"expects \(n, 6\)"),
+        (lambda: FeatureAdapter(6, 4)(torch.zeros(1, 6)), "has 1 row"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
