@@ -34,7 +34,7 @@ def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        path, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+        path, dtype=dtype, use_safetensors=True, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
-places (numbers as in `docs` of this project's reference, D1 to D3):
+places, where the released code departs from its text (D1 to D3 in the README):
 
     ==============  ===========================  ==================================
                     oal-as-released              oal-paper
@@ -149,6 +149,11 @@ class Micl(Term):
         self.register_buffer("vectors", vectors, persistent=False)
         order = classes.argsort(stable=True)
         counts = classes.bincount()
+        if pairing == "class" and (counts == 0).any():
+            raise ValueError(
+                f"{name}: no outlier of classes {(counts == 0).nonzero().flatten().tolist()}; "
+                "pairing by class needs at least one of each: synthesise more"
+            )
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("counts", counts, persistent=False)
         self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
@@ -161,6 +166,11 @@ class Micl(Term):
         chance = torch.rand(len(step.labels), generator=step.generator).to(self.vectors.device)
         if self.pairing == "random":
             return self.vectors[(chance * len(self.vectors)).long()]
+        if len(self.counts) < step.logits.shape[1]:
+            raise ValueError(
+                f"{self.name}: outliers of the first {len(self.counts)} classes only, of "
+                f"{step.logits.shape[1]}; pairing by class needs at least one of each"
+            )
         within = (chance * self.counts[step.labels]).long()
         return self.vectors[self.order[self.starts[step.labels] + within]]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
@@ -25,7 +25,7 @@ from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
-from oal_lite.recipes import Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
@@ -108,6 +108,37 @@ class Materials:
             "ID features", f"teacher: ID features of {len(first):,} images",
             lambda: (self.teacher(train.images[first], progress=True).features, train.labels[first]),
         )  # fmt: skip
+
+    @cached_property
+    def start(self) -> dict[str, Tensor]:
+        """Weights from which every arm of this seed sets out: a short cross-entropy training.
+
+        As in the paper, whose arms start from a cross-entropy checkpoint. The arm `ce` goes on
+        from it with cross-entropy, for as many steps and at the same rate as all the others.
+        """
+        settings = self.preset.train
+        settings = replace(settings, epochs=settings.start_epochs, lr=settings.start_lr)
+        student = self.student()
+
+        def make() -> None:
+            fit(
+                student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
+                generator=generator_for(self.seed, "start"), device=self.device,
+            )  # fmt: skip
+
+        sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
+        self._timed("start", sentence, make)
+        return {k: v.detach().cpu().clone() for k, v in student.state_dict().items()}
+
+    def student(self) -> ResNet18:
+        """An untrained student, the same for every arm of this seed."""
+        with torch.random.fork_rng(devices=[]):  # modules draw their weights from global state
+            torch.manual_seed(self.seed)
+            return ResNet18(
+                len(self.benchmark.class_names),
+                width=self.preset.train.width,
+                stem=self.preset.train.stem,
+            )
 
     def outliers(self, selection: str) -> Outliers:
         """k-NN outliers by a selection, and the latents that diffusion makes of some of them.
@@ -219,7 +250,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def evaluate(
-    student: torch.nn.Module, benchmark: Benchmark
+    student: nn.Module, benchmark: Benchmark
 ) -> tuple[float, dict[str, Tensor], dict]:
     """ID test accuracy, the OOD scores of every set, and the metrics of every set against ID test.
 
@@ -248,26 +279,25 @@ def evaluate(
 
 def train_one(
     arm_name: str, materials: Materials, *, device: str | None = None, progress: bool = True
-) -> tuple[Run, torch.nn.Module]:
+) -> tuple[Run, nn.Module]:
     """Train and score one student; the seed is that of the materials.
 
-    Students of one seed start from the same weights and see the same views in the same order,
-    whatever the arm, so that arms can be compared seed by seed.
+    Students of one seed start from the same weights and see the same views, whatever the arm, so
+    that arms can be compared seed by seed.
     """
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
     arm = get_arm(arm_name)
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
-    materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
-    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from global state
+    student = materials.student()
+    student.load_state_dict(materials.start)
+    with torch.random.fork_rng(devices=[]):  # adapters and q draw their weights there too
         torch.manual_seed(seed)
-        student = ResNet18(
-            len(benchmark.class_names), width=preset.train.width, stem=preset.train.stem
-        )
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
         )  # fmt: skip
+    materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
         val=(benchmark.val.images, benchmark.val.labels), device=device, progress=progress,

@@ -6,6 +6,8 @@ very view beside it. The released code runs the teacher at every step instead, w
 of its arithmetic.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -114,6 +116,7 @@ def fit(
     mixed_precision: str = "no",
     device: str | torch.device | None = None,
     progress: bool = True,
+    on_epoch: Callable[[History], None] | None = None,
 ) -> History:
     """Train a student in place: SGD with Nesterov momentum, learning rate on half a cosine.
 
@@ -130,6 +133,7 @@ def fit(
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`, as accelerate names them.
         device: where to train; accelerate's choice (the GPU if there is one) if None.
         progress: show a bar.
+        on_epoch: called with the history so far after every epoch, to draw live curves.
 
     Returns:
         The history. The student is left in evaluation mode, with the weights of the last step.
@@ -138,8 +142,6 @@ def fit(
         ValueError: if there are fewer images than one batch.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
-    import time
-
     from accelerate import Accelerator
 
     n = len(views.labels)
@@ -155,7 +157,8 @@ def fit(
     steps = settings.epochs * (n // size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps,
-        pct_start=min(0.1, 100 / steps), cycle_momentum=False,
+        # no warm-up in a very short run: one of a single step is a division by zero in torch
+        pct_start=min(0.1, 100 / steps) if steps > 10 else 0.0, cycle_momentum=False,
     )  # fmt: skip
     student, optimizer, schedule = accelerator.prepare(student, optimizer, schedule)
 
@@ -170,16 +173,13 @@ def fit(
             view = torch.randint(len(views.images), (size,), generator=generator)
             extras = {t.name: t.extra_images(size, generator) for t in terms}
             extras = {name: x for name, x in extras.items() if x is not None}
-            x = torch.cat(
-                [views.images[view, pick].to(device), *(e.to(device) for e in extras.values())]
-            )
+            shown = [views.images[view, pick], *extras.values()]
+            x = torch.cat([images.to(device) for images in shown])
             with accelerator.autocast():
                 logits, features = student(_input(x, device))
             parts = [size, *map(len, extras.values())]
-            (logits, *more_logits), (features, *more_features) = (
-                logits.split(parts),
-                features.split(parts),
-            )
+            logits, *more_logits = logits.split(parts)
+            features, *more_features = features.split(parts)
             step = Step(
                 labels=views.labels[pick].to(device),
                 logits=logits.float(),
@@ -210,6 +210,8 @@ def fit(
             right = predict(student, val[0])[0].argmax(1) == val[1]
             history.val_accuracy.append(right.float().mean().item())
             bar.set_postfix(val_accuracy=f"{history.val_accuracy[-1]:.3f}")
+        if on_epoch is not None:
+            on_epoch(history)
     student.eval()
     history.seconds = time.perf_counter() - started
     return history

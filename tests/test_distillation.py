@@ -11,17 +11,6 @@ STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3, 0, 0], [0, 2, -1]], dtype=torch.float64)
 
 
-@pytest.fixture
-def own_errors():
-    """Let the functions' own errors speak where the suite runs with run-time shape checks."""
-    import jaxtyping
-
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def test_logit_kd_published_numbers():
     assert logit_kd(STUDENT, TEACHER).item() == pytest.approx(0.1065139626, abs=1e-9)
     assert logit_kd(STUDENT, TEACHER, 4.0).item() == pytest.approx(0.2133798325, abs=1e-9)

@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -306,12 +305,6 @@ def test_progress_shows_a_bar_only_when_asked(capsys):
 # --- bad input ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Let wrong types reach the function, as they do outside the tests."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 def features_with(value):
     features = class_features(20, 4)
     features[7] = value
@@ -340,20 +333,20 @@ def features_with(value):
         (dict(features=torch.ones(20, 4).long()), "torch.int64: expected a floating-point"),
     ],
 )
-def test_bad_input_is_named(unchecked, sample, change, message):
+def test_bad_input_is_named(own_errors, sample, change, message):
     arguments = dict(k=5, n_boundary=3, n_candidates=9, features=class_features(20, 4)) | change
     with pytest.raises(ValueError, match=message):
         sample(**arguments)
 
 
-def test_boundary_points_names_bad_input(unchecked):
+def test_boundary_points_names_bad_input(own_errors):
     with pytest.raises(ValueError, match="k = 300: expected 1 to 20"):
         boundary_points(class_features(20, 4))
     with pytest.raises(ValueError, match="zero length"):
         boundary_points(features_with(0.0), k=5, n_boundary=3)
 
 
-def test_select_candidates_names_bad_input(unchecked):
+def test_select_candidates_names_bad_input(own_errors):
     with pytest.raises(ValueError, match="keep = 7: expected 1 to 6"):
         select_candidates(torch.zeros(4, 6), 7)
     with pytest.raises(ValueError, match="'nearest': choose one of"):
@@ -372,7 +365,7 @@ def test_select_candidates_names_bad_input(unchecked):
         (dict(features=torch.ones(20)), r"shape \(20,\) .* floating-point matrix"),
     ],
 )
-def test_per_class_names_bad_input(unchecked, change, message):
+def test_per_class_names_bad_input(own_errors, change, message):
     arguments = dict(
         features=class_features(20, 4), labels=torch.arange(20) % 2, n_classes=2, rounds=1
     )

@@ -20,17 +20,6 @@ from oal_lite.metrics import (
 )
 
 
-@pytest.fixture
-def own_errors():
-    """Let the functions' own errors speak where the suite runs with run-time shape checks."""
-    import jaxtyping
-
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def _normal_pair(seed, id_mean, n_ood, ood_std):
     rng = np.random.default_rng(seed)
     return rng.normal(id_mean, 1, 1000), rng.normal(0, ood_std, n_ood)

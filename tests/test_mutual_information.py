@@ -17,17 +17,6 @@ from oal_lite.mutual_information import (
 )
 
 
-@pytest.fixture
-def own_errors():
-    """Let the functions' own errors speak where the suite runs with run-time shape checks."""
-    import jaxtyping
-
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def _normal(*shape, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=torch.float64, generator=generator)

@@ -12,17 +12,6 @@ from oal_lite.scores import LOGIT_SCORES, energy, entropy, knn, mahalanobis, max
 LOGITS = torch.tensor([[2, 0, -1], [0, 0, 0], [5, 5, -5], [-3, -2, -1]], dtype=torch.float64)
 
 
-@pytest.fixture
-def own_errors():
-    """Let the functions' own errors speak where the suite runs with run-time shape checks."""
-    import jaxtyping
-
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def _classes(seed=0, d=6):
     """Three Gaussian classes with one full covariance, as NumPy arrays."""
     rng = np.random.default_rng(seed)

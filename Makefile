@@ -1,0 +1,44 @@
+# make run   set up, run the whole method on the embedded benchmark, write figures/
+# make test  set up, unit tests, then every notebook
+# make lab   set up, open JupyterLab on the notebooks
+
+PYTHON ?= python3
+BIN := .venv/bin
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+# Idle threads that spin slow torch down several times on a shared machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: run test lab notebooks lint clean
+
+run: .venv/run.stamp
+	$(BIN)/python -m oal_lite $(ARGS)
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest tests
+	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks
+
+lab: .venv/run.stamp
+	$(BIN)/jupyter lab notebooks
+
+# Execute every notebook in full size and keep its outputs.
+notebooks: .venv/test.stamp
+	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb
+	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check oal_lite tests notebooks
+	$(BIN)/ruff format --check oal_lite tests
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/test.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

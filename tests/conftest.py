@@ -1,0 +1,96 @@
+"""What all tests share: run-time shape checks, tiny random models, quiet and offline libraries."""
+
+import os
+
+# Before the libraries read them: no network, no screen.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import jaxtyping
+
+# Shapes and types in the package's signatures are checked here and nowhere else. The hook must
+# stand before the first import of the package. An int is a float to beartype too, as in PEP 484.
+jaxtyping.install_import_hook(
+    "oal_lite", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+import pytest
+import torch
+
+from oal_lite.shapes import ID_SHAPES
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+WIDTH = 32  # of teacher features and of word embeddings
+
+
+@pytest.fixture
+def own_errors(monkeypatch):
+    """Let the package's own errors speak: no run-time shape checks, as outside the tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher_folder(tmp_path_factory):
+    """A random CvT like the shipped teacher, with 32-d features, as transformers saves it."""
+    from transformers import CvtConfig, CvtForImageClassification
+
+    config = CvtConfig(
+        num_labels=len(ID_SHAPES), patch_sizes=[3, 3, 3], patch_stride=[2, 2, 2],
+        patch_padding=[1, 1, 1], embed_dim=[8, 16, WIDTH], num_heads=[1, 1, 2], depth=[1, 2, 3],
+        mlp_ratio=[1.0] * 3, attention_drop_rate=[0.0] * 3, drop_rate=[0.0] * 3,
+        drop_path_rate=[0.0] * 3, initializer_range=0.2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CvtForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_folder(tmp_path_factory):
+    """A random Stable Diffusion pipeline like the shipped one, smaller, as diffusers saves it."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+
+    from oal_lite import pretrain
+
+    words = "a high - quality image of the picture".split()
+    tokenizer = pretrain.build_tokenizer([*words, *ID_SHAPES])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = pretrain.build_text_encoder(tokenizer, WIDTH)
+        vae = AutoencoderKL(
+            sample_size=32, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1, scaling_factor=0.7,
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1,
+            cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=4,
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "pipeline"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+        scheduler=pretrain.build_scheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_teacher_folder):
+    """The tiny teacher, loaded."""
+    from oal_lite.teacher import Teacher
+
+    return Teacher.from_pretrained(tiny_teacher_folder)
+
+
+@pytest.fixture
+def tiny_pipeline(tiny_pipeline_folder):
+    """The tiny pipeline, loaded afresh, so that a test may change it."""
+    from oal_lite.diffusion_outliers import load_pipeline
+
+    return load_pipeline(tiny_pipeline_folder)

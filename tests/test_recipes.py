@@ -1,0 +1,315 @@
+"""Loss terms one by one, and what each arm is made of."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from oal_lite.mutual_information import ClubNet
+from oal_lite.presets import LossWeights, TrainSettings
+from oal_lite.recipes import (
+    ARMS,
+    CrossEntropy,
+    FeatureKD,
+    LogitKD,
+    Micl,
+    OutlierExposure,
+    Outliers,
+    Step,
+    build_terms,
+    column_means,
+    gaussian_like,
+    get_arm,
+)
+
+T, D, K = 6, 5, 3  # widths of teacher and student features; classes
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_step(labels=(0, 1, 2, 0, 1, 2, 2, 1), seed=0):
+    labels, g = torch.tensor(labels), seeded(seed)
+    n = len(labels)
+    return Step(
+        labels=labels,
+        logits=torch.randn(n, K, generator=g).requires_grad_(),
+        features=torch.randn(n, D, generator=g).requires_grad_(),
+        teacher_features=torch.randn(n, T, generator=g),
+        teacher_logits=torch.randn(n, K, generator=g),
+        generator=seeded(seed + 1),
+    )
+
+
+def make_outliers(classes=(2, 0, 1, 1, 2, 0, 0, 2, 2, 1)):
+    """Outliers whose first number is their class and whose second is their place."""
+    classes, g = torch.tensor(classes), seeded(9)
+    n = len(classes)
+    vectors = torch.randn(n, T, generator=g)
+    vectors[:, 0], vectors[:, 1] = classes, torch.arange(n)
+    images = torch.randint(256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
+    return Outliers(vectors, classes, torch.randn(n, 4, 8, 8, generator=g), classes, images)
+
+
+def terms_of(name, weights=None, outliers=None):
+    return build_terms(
+        ARMS[name], outliers=outliers or make_outliers(), teacher_dim=T, student_dim=D,
+        weights=weights or LossWeights(), settings=TrainSettings(),
+    )  # fmt: skip
+
+
+def make_micl(pairing="class", fit="likelihood", classes=(2, 0, 1, 1, 2, 0, 0, 2, 2, 1), lr=0.01):
+    outliers = make_outliers(classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        q = ClubNet(T, D, (16,), (16,))
+    return Micl("MICL", 0.1, q, outliers.vectors, outliers.vector_classes,
+                pairing=pairing, fit=fit, lr=lr)  # fmt: skip
+
+
+# --- arms --------------------------------------------------------------------------------------
+
+KD = {"distil logits": 4.0, "distil features": 8.0}
+MICL = {"MICL k-NN": 0.1, "MICL diffusion": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ce", {}),
+        ("kd", KD),
+        ("oal-as-released", KD | MICL),
+        ("oal-paper", KD | MICL),
+        ("oal-noise", KD | MICL),
+        ("oe-pixels", KD | {"outlier exposure": 0.5}),
+    ],
+)
+def test_every_arm_is_cross_entropy_and_its_own_terms_at_the_papers_weights(name, expected):
+    terms = terms_of(name)
+    assert {t.name: t.weight for t in terms} == {"cross-entropy": 1.0} | expected
+    assert len({t.name for t in terms}) == len(terms)
+
+
+def test_weights_come_from_the_settings():
+    weights = LossWeights(kd_logits=1, kd_features=2, micl_knn=3, micl_diffusion=5, exposure=7)
+    assert [t.weight for t in terms_of("oal-paper", weights)] == [1, 1, 2, 3, 5]
+    assert [t.weight for t in terms_of("oe-pixels", weights)] == [1, 1, 2, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "pairing", "fit", "selection"),
+    [
+        ("oal-as-released", "random", "bound", "as_released"),
+        ("oal-paper", "class", "likelihood", "farthest"),
+        ("oal-noise", "class", "likelihood", "noise"),
+    ],
+)
+def test_the_oal_arms_differ_in_selection_pairs_and_q(name, pairing, fit, selection):
+    micl = [t for t in terms_of(name) if isinstance(t, Micl)]
+    assert [(t.pairing, t.fit) for t in micl] == [(pairing, fit)] * 2
+    assert ARMS[name].outliers == selection
+    settings = TrainSettings()
+    assert {t.lr for t in micl} == {settings.q_fit_lr if fit == "likelihood" else settings.q_lr}
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_terms_of_every_arm_give_a_finite_loss_and_a_gradient(name):
+    terms, step = terms_of(name), make_step()
+    extra = (torch.randn(8, K, generator=seeded(3)), torch.zeros(8, D))
+    step.extra = {t.name: extra for t in terms if isinstance(t, OutlierExposure)}
+    for term in terms:
+        term.before(step)
+    sum(t.weight * t(step) for t in terms).backward()
+    assert step.logits.grad.abs().sum() > 0 and step.logits.grad.isfinite().all()
+
+
+def test_the_two_bounds_read_the_vectors_and_the_column_means_of_the_latents():
+    outliers = make_outliers()
+    _, _, _, knn, diffusion = terms_of("oal-paper", outliers=outliers)
+    assert_close(knn.vectors, outliers.vectors)
+    assert_close(diffusion.vectors, outliers.latents.mean(dim=(1, 2)))
+
+
+def test_an_unknown_arm_is_named_and_the_known_ones_are_listed():
+    with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, oal-as-released"):
+        get_arm("oal2")
+
+
+@pytest.mark.parametrize("name", [n for n, arm in ARMS.items() if arm.outliers])
+def test_an_arm_that_needs_outliers_says_so(name):
+    with pytest.raises(ValueError, match=f"an arm on '{ARMS[name].outliers}' outliers needs them"):
+        build_terms(
+            ARMS[name], outliers=None, teacher_dim=T, student_dim=D, weights=LossWeights(),
+            settings=TrainSettings(),
+        )  # fmt: skip
+
+
+# --- terms that look at the batch only ---------------------------------------------------------
+
+
+def test_cross_entropy_of_the_published_logits():
+    step = make_step(labels=(0, 1))
+    step.logits = torch.tensor([[2.0, 0, -1], [5, 5, -5]])
+    assert CrossEntropy()(step).item() == pytest.approx(0.43150795, abs=1e-7)
+
+
+def test_distillation_terms_are_divergences_from_the_teacher():
+    step = make_step()
+    logits = LogitKD(4.0)(step)
+    expected = F.kl_div(
+        step.logits.log_softmax(1), step.teacher_logits.softmax(1), reduction="batchmean"
+    )
+    assert_close(logits, expected)
+    term = FeatureKD(8.0, T, D, lr=0.3)
+    target = term.adapter(step.teacher_features).softmax(1)
+    expected = F.kl_div(step.features.log_softmax(1), target, reduction="batchmean")
+    assert_close(term(step), expected)
+    assert term.lr == 0.3
+    assert set(term.main_parameters()) == set(term.adapter.parameters())
+
+
+# --- outlier exposure --------------------------------------------------------------------------
+
+
+def test_outlier_exposure_has_the_published_value():
+    """Averaged over the OOD rows, as Hendrycks et al. and OpenOOD do."""
+    step = make_step(labels=(0, 1))
+    step.logits = torch.tensor([[2.0, 0, -1], [5, 5, -5]])
+    term = OutlierExposure(0.5, make_outliers().images)
+    step.extra[term.name] = (torch.tensor([[0.0, 0, 0], [-3, -2, -1]]), torch.zeros(2, D))
+    total = CrossEntropy()(step) + term.weight * term(step)
+    assert total.item() == pytest.approx(1.05806255, abs=1e-7)
+
+
+def test_outlier_exposure_is_smallest_at_the_uniform_distribution():
+    step, term = make_step(), OutlierExposure(0.5, make_outliers().images)
+    step.extra[term.name] = (torch.full((2, K), 7.0), torch.zeros(2, D))
+    assert term(step).item() == pytest.approx(torch.tensor(float(K)).log().item())
+
+
+def test_outlier_exposure_asks_for_as_many_of_its_images_as_the_batch_has():
+    images = make_outliers().images
+    term = OutlierExposure(0.5, images)
+    drawn = term.extra_images(400, seeded())
+    assert drawn.shape == (400, 3, 8, 8) and drawn.dtype == torch.uint8
+    same = (drawn[:, None] == images[None]).flatten(2).all(-1)
+    assert same.any(1).all(), "an image that is none of the outliers"
+    assert same.sum(0).min() > 15  # 40 of each on average
+    assert torch.equal(drawn, term.extra_images(400, seeded()))
+
+
+# --- MICL: pairs -------------------------------------------------------------------------------
+
+
+def drawn_by(term, step, monkeypatch):
+    """The outliers that a term pairs with a step's features."""
+    seen = []
+    monkeypatch.setattr(term.q, "bound", lambda x, y: seen.append(x) or y.sum())
+    term.before(step)
+    term(step)
+    return seen[0]
+
+
+@pytest.mark.parametrize("fit", ["bound", "likelihood"])
+def test_pairing_by_class_draws_outliers_of_the_features_own_class_and_all_of_them(
+    monkeypatch, fit
+):
+    labels = torch.arange(K).repeat_interleave(100)
+    pairs = drawn_by(make_micl("class", fit), make_step(labels.tolist()), monkeypatch)
+    assert pairs[:, 0].tolist() == labels.tolist()
+    counts = pairs[:, 1].long().bincount(minlength=10)
+    assert counts.min() > 10  # 25 to 33 of each on average
+    assert_close(pairs, make_outliers().vectors[pairs[:, 1].long()])
+
+
+def test_pairing_at_random_draws_any_outlier_for_any_feature(monkeypatch):
+    labels = torch.zeros(300, dtype=torch.long)
+    pairs = drawn_by(make_micl("random", "bound"), make_step(labels.tolist()), monkeypatch)
+    assert pairs[:, 1].long().bincount(minlength=10).min() > 12  # 30 of each on average
+
+
+def test_pairs_are_drawn_anew_at_every_step_and_fixed_by_the_generator(monkeypatch):
+    term, step = make_micl("random", "bound"), make_step()
+    first, second = drawn_by(term, step, monkeypatch), drawn_by(term, step, monkeypatch)
+    assert not torch.equal(first, second)
+    step.generator = seeded(1)
+    assert torch.equal(first, drawn_by(term, step, monkeypatch))
+
+
+def test_pairing_by_class_says_where_a_class_has_no_outlier():
+    with pytest.raises(ValueError, match=r"MICL: no outlier of classes \[1\]"):
+        make_micl("class", classes=(0, 2, 2))
+    term = make_micl("class", classes=(0, 1, 1))
+    with pytest.raises(ValueError, match="the first 2 classes only, of 3"):
+        term.before(make_step())
+    make_micl("random", classes=(0, 2, 2)).before(make_step())  # any outlier will do
+
+
+# --- MICL: q -----------------------------------------------------------------------------------
+
+
+def test_a_fitted_q_is_no_business_of_the_main_optimiser_and_its_likelihood_rises():
+    term, step = make_micl(fit="likelihood", classes=(0, 1, 2)), make_step()
+    pairs = make_outliers((0, 1, 2)).vectors[step.labels]
+    before = term.q.log_likelihood(pairs, step.features).item()
+    for _ in range(60):
+        term.before(step)
+    after = term.q.log_likelihood(pairs, step.features).item()
+    assert term.main_parameters() == []
+    assert after > before + 1
+
+
+def test_the_bound_of_a_fitted_q_pushes_the_features_and_not_q():
+    term, step = make_micl(fit="likelihood"), make_step()
+    term.before(step)
+    assert step.features.grad is None, "fitting q has moved the student"
+    weights = [p.detach().clone() for p in term.q.parameters()]
+    gradients = [p.grad.clone() for p in term.q.parameters()]  # of the likelihood step
+    term(step).backward()
+    assert step.features.grad.abs().sum() > 0
+    for p, weight, gradient in zip(term.q.parameters(), weights, gradients, strict=True):
+        assert torch.equal(p, weight) and torch.equal(p.grad, gradient)
+
+
+def test_a_q_that_minimises_the_bound_is_trained_with_the_student():
+    term, step = make_micl("random", "bound"), make_step()
+    weights = [p.detach().clone() for p in term.q.parameters()]
+    term.before(step)
+    assert all(torch.equal(p, w) for p, w in zip(term.q.parameters(), weights, strict=True))
+    assert set(term.main_parameters()) == set(term.q.parameters()) and term.lr == 0.01
+    term(step).backward()
+    assert step.features.grad.abs().sum() > 0
+    assert any(p.grad.abs().sum() > 0 for p in term.q.parameters())
+
+
+def test_the_term_is_the_bound_of_its_pairs():
+    term, step = make_micl("class", "bound", classes=(0, 1, 2)), make_step()
+    term.before(step)
+    pairs = make_outliers((0, 1, 2)).vectors[step.labels]
+    assert_close(term(step), term.q.bound(pairs, step.features))
+
+
+# --- outliers ----------------------------------------------------------------------------------
+
+
+def test_column_means_by_hand():
+    latent = torch.tensor([[[[1.0, 2, 3], [3, 4, 5]], [[0, 0, 0], [0, 2, 4]]]])  # (1, 2, 2, 3)
+    assert_close(column_means(latent), torch.tensor([[1.0, 2, 3]]))
+
+
+def test_gaussian_noise_keeps_mean_spread_and_classes_and_nothing_else():
+    real = make_outliers(tuple(range(K)) * 200)
+    noise, again = (gaussian_like(real, seeded(4)) for _ in range(2))
+    for name in ("vectors", "latents", "images"):
+        a, b = getattr(real, name).float(), getattr(noise, name).float()
+        tolerance = 0.1 * a.std().item()
+        assert a.shape == b.shape
+        assert b.mean().item() == pytest.approx(a.mean().item(), abs=tolerance)
+        if name != "images":  # bytes are cut off at 0 and 255
+            assert b.std().item() == pytest.approx(a.std().item(), abs=tolerance)
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.1
+        assert torch.equal(getattr(noise, name), getattr(again, name))
+    assert noise.images.dtype == torch.uint8
+    assert torch.equal(noise.vector_classes, real.vector_classes)
+    assert torch.equal(noise.latent_classes, real.latent_classes)

@@ -1,0 +1,65 @@
+"""The student network: its published size, its shapes, and how features and logits belong."""
+
+import pytest
+import torch
+
+from oal_lite.students import ResNet18
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def images(n=3, size=32):
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "width", "stem", "expected"),
+    [
+        (10, 64, "small", 11_173_962),  # the ResNet-18 of the CIFAR literature
+        (1000, 64, "large", 11_689_512),  # torchvision's
+        (10, 16, "small", 701_466),
+    ],
+)
+def test_parameter_counts_are_those_of_the_literature(n_classes, width, stem, expected):
+    assert n_parameters(ResNet18(n_classes, width=width, stem=stem)) == expected
+
+
+@pytest.mark.parametrize(("stem", "size"), [("small", 32), ("small", 24), ("large", 64)])
+def test_output_shapes(stem, size):
+    student = ResNet18(7, width=4, stem=stem)
+    logits, features = student(images(size=size))
+    assert logits.shape == (3, 7) and features.shape == (3, 32)
+    assert student.feature_dim == 32
+
+
+def test_the_small_stem_keeps_the_resolution_and_the_large_one_quarters_it():
+    assert ResNet18(2, width=4, stem="small").stem(images()).shape == (3, 4, 32, 32)
+    assert ResNet18(2, width=4, stem="large").stem(images()).shape == (3, 4, 8, 8)
+
+
+def test_features_are_never_negative_and_the_head_maps_them_to_the_logits():
+    student = ResNet18(5, width=4).eval()
+    logits, features = student(images(8))
+    assert features.min() >= 0 and features.max() > 0
+    torch.testing.assert_close(student.head(features), logits)
+    torch.testing.assert_close(student.features(images(8)), features)
+
+
+def test_every_parameter_gets_a_gradient():
+    student = ResNet18(5, width=4)
+    student(images(8))[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+def test_a_signal_neither_vanishes_nor_explodes_at_the_start():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student = ResNet18(5, width=16)
+    assert 0.1 < student(images(16))[1].std() < 10
+
+
+def test_an_unknown_stem_is_named():
+    with pytest.raises(ValueError, match="unknown stem 'medium'; choose 'small'"):
+        ResNet18(10, stem="medium")

@@ -1,0 +1,107 @@
+"""The teacher: whichever transformer it is, its features are one matrix product from its logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from oal_lite.teacher import Teacher, to_float
+
+
+def photos(n=5, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def vit_model():
+    """A random ViT for 32 px, the paper's kind of teacher."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=8, num_labels=7, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ViTForImageClassification(config)
+
+
+@pytest.fixture(params=["cvt", "vit"])
+def teacher(request, tiny_teacher, vit_model):
+    return tiny_teacher if request.param == "cvt" else Teacher(vit_model)
+
+
+def test_bytes_map_to_the_interval_from_minus_one_to_one():
+    bytes_ = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert_close(to_float(bytes_).flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+
+
+def test_logits_are_the_classifier_applied_to_the_features(teacher):
+    out = teacher(photos())
+    head = teacher.model.classifier
+    assert out.features.shape == (5, teacher.feature_dim) == (5, head.in_features)
+    assert_close(out.features @ head.weight.T + head.bias, out.logits)
+    assert out.logits.std(0).min() > 0, "the teacher does not look at the images"
+    assert_close(out.logits, teacher.model(pixel_values=to_float(photos())).logits)
+
+
+def test_features_of_a_vit_are_its_class_token_after_the_last_layer_norm(vit_model):
+    out = Teacher(vit_model)(photos())
+    hidden = vit_model.vit(pixel_values=to_float(photos())).last_hidden_state
+    assert_close(out.features, hidden[:, 0])
+    normalised = (out.features - vit_model.vit.layernorm.bias) / vit_model.vit.layernorm.weight
+    assert_close(normalised.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
+
+
+def test_the_batch_size_does_not_change_the_result(teacher, capsys):
+    whole = teacher(photos(7))
+    parts = teacher(photos(7), batch_size=3, progress=True)
+    assert_close(parts.features, whole.features, atol=1e-5, rtol=1e-5)
+    assert_close(parts.logits, whole.logits, atol=1e-5, rtol=1e-5)
+    assert "teacher features" in capsys.readouterr().err
+
+
+def test_images_of_another_size_are_resized_where_the_model_asks(vit_model):
+    teacher, large = Teacher(vit_model), photos(size=48)
+    x = F.interpolate(to_float(large), size=32, mode="bilinear", antialias=True)
+    assert teacher.image_size == 32
+    assert_close(teacher(large).logits, vit_model(pixel_values=x).logits)
+
+
+def test_a_model_without_a_fixed_size_sees_the_images_as_they_are(tiny_teacher):
+    large = photos(size=48)
+    assert tiny_teacher.image_size == 0
+    expected = tiny_teacher.model(pixel_values=to_float(large)).logits
+    assert_close(tiny_teacher(large).logits, expected)
+
+
+def test_the_teacher_is_frozen(teacher):
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(m.training for m in teacher.model.modules())
+    out = teacher(photos())
+    assert not out.features.requires_grad and not out.logits.requires_grad
+
+
+def test_a_saved_teacher_loads_with_the_same_answers(tmp_path, vit_model):
+    vit_model.save_pretrained(tmp_path)
+    again = Teacher.from_pretrained(tmp_path)
+    assert_close(again(photos()).logits, Teacher(vit_model)(photos()).logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("head", [None, nn.Sequential(nn.Linear(4, 2), nn.ReLU())])
+def test_a_model_without_a_linear_classifier_is_named(head):
+    class Headless(nn.Module):
+        classifier = None
+
+    model = Headless()
+    if head is not None:
+        model.classifier = head
+    with pytest.raises(ValueError, match="Headless has no linear layer named 'classifier'"):
+        Teacher(model)
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="nothing-here"):
+        Teacher.from_pretrained(tmp_path / "nothing-here")
