@@ -97,7 +97,9 @@ def load_shapes(
 
     Args:
         seed: fixes every pixel.
-        n_train, n_val, n_test: images in all, spread evenly over the ten classes.
+        n_train: training images in all, spread evenly over the ten classes.
+        n_val: the same for validation.
+        n_test: the same for the ID test set.
         n_ood: images in each OOD set.
 
     Raises:
@@ -164,7 +166,10 @@ def _photos(n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 32 32"]:
     rows = _pick(n, photos[0].shape[1] - 64, generator).tolist()
     columns = _pick(n, photos[0].shape[2] - 64, generator).tolist()
     patches = torch.stack(
-        [photos[i % 2][:, r : r + 64, c : c + 64] for i, (r, c) in enumerate(zip(rows, columns))]
+        [
+            photos[i % 2][:, r : r + 64, c : c + 64]
+            for i, (r, c) in enumerate(zip(rows, columns, strict=True))
+        ]
     )
     return F.avg_pool2d(patches.float(), 2).round().to(torch.uint8)
 

@@ -31,12 +31,19 @@ def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float
     Raises:
         OSError: from diffusers, if there is no such pipeline.
     """
-    from diffusers import StableDiffusionPipeline
+    import transformers
 
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it would warn of image processors unused here
+    try:
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -144,8 +151,8 @@ def _check(pipeline, outliers: Tensor, class_names: Sequence[str]) -> None:  # n
     width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
     if outliers.ndim != 2 or outliers.shape[1] != width:
         raise ValueError(
-            f"outliers have shape {tuple(outliers.shape)}; expected (n, {width}), because they take "
-            f"the place of word embeddings of {width} numbers: use a teacher with such features"
+            f"outliers have shape {tuple(outliers.shape)}; expected (n, {width}), because they "
+            f"replace word embeddings of {width} numbers: use a teacher with such features"
         )
     if not torch.isfinite(outliers).all() or (outliers.norm(dim=1) == 0).any():
         raise ValueError("outliers hold NaN, infinity or a zero row; each must be a direction")

@@ -35,7 +35,9 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     from oal_lite.study import write_atomically
 
     path = Path(path)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:]))
+    write_atomically(
+        path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:], bbox_inches="tight")
+    )
     return path
 
 
@@ -83,10 +85,9 @@ def score_histograms(
         threshold = np.quantile(values["near"], 0.05, method="lower")
         fpr = detection_metrics(values["id"], values["near"]).fpr95
         ax.axvline(threshold, color="0.35", linewidth=1)
-        ax.text(
-            threshold, ax.get_ylim()[1] * 0.98, f" 95 % of near-OOD lie right of here;\n so do {fpr:.0%} of ID",
-            va="top", fontsize="x-small", color="0.25",
-        )  # fmt: skip
+        note = f" 95 % of near-OOD lie right of here;\n so do {fpr:.0%} of ID"
+        top = ax.get_ylim()[1] * 0.98
+        ax.text(threshold, top, note, va="top", fontsize="x-small", color="0.25")
     ax.set(xlabel="energy score (high = OOD)", ylabel="density")
     ax.legend(fontsize="x-small", loc="upper left")
     return ax

@@ -21,7 +21,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -123,12 +123,12 @@ def build_teacher(n_classes: int) -> nn.Module:
     return CvtForImageClassification(config)
 
 
-def train_teacher(settings: PretrainSettings, out: Path) -> dict:
+def train_teacher(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
     """Train the teacher with cross-entropy and save it; returns what the manifest records."""
     started = time.perf_counter()
     data = pretraining_images(settings)
     torch.manual_seed(settings.seed)  # transformers' own initialisation reads the global generator
-    model = build_teacher(len(shapes.ID_SHAPES)).train()
+    model = build_teacher(len(shapes.ID_SHAPES)).to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     optimizers = [
@@ -140,8 +140,8 @@ def train_teacher(settings: PretrainSettings, out: Path) -> dict:
     bar = tqdm(range(settings.teacher_steps), desc="teacher")
     for step in bar:
         pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
-        x = to_float(data.images[pick])
-        loss = F.cross_entropy(model(x.flip(-1) if step % 2 else x).logits, data.labels[pick])
+        x, labels = to_float(data.images[pick].to(device)), data.labels[pick].to(device)
+        loss = F.cross_entropy(model(x.flip(-1) if step % 2 else x).logits, labels)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -209,7 +209,7 @@ def _edges(x: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-def train_vae(settings: PretrainSettings, out: Path) -> dict:
+def train_vae(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
     """Train the autoencoder and save it, with the scaling factor that gives latents unit variance.
 
     The loss is the squared error of the pixels, plus 1/8 of the absolute error of their
@@ -219,14 +219,14 @@ def train_vae(settings: PretrainSettings, out: Path) -> dict:
     started = time.perf_counter()
     data = pretraining_images(settings)
     torch.manual_seed(settings.seed)
-    vae = build_vae()
+    vae = build_vae().to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=settings.vae_lr)
     schedule = _cosine(optimizer, settings.vae_steps)
     generator = generator_for(settings.seed, "vae batches")
     bar = tqdm(range(settings.vae_steps), desc="autoencoder")
     for step in bar:
         pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
-        x = to_float(data.images[pick])
+        x = to_float(data.images[pick].to(device))
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample(generator=generator)).sample
         pixels = F.mse_loss(y, x)
@@ -240,9 +240,8 @@ def train_vae(settings: PretrainSettings, out: Path) -> dict:
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", pixels=f"{pixels.item():.4f}")
     vae.eval().requires_grad_(False)
-    means = torch.cat(
-        [vae.encode(to_float(x)).latent_dist.mean for x in data.images[::20].split(250)]
-    )
+    some = data.images[::20].to(device).split(250)
+    means = torch.cat([vae.encode(to_float(x)).latent_dist.mean for x in some])
     vae.register_to_config(scaling_factor=1 / means.std().item())
     vae.save_pretrained(out / "vae")
     return {"squared_error": pixels.item(), "seconds": round(time.perf_counter() - started)}
@@ -306,7 +305,7 @@ def build_scheduler():  # noqa: ANN201
     )
 
 
-def train_unet(settings: PretrainSettings, out: Path) -> dict:
+def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
     """Train UNet and text encoder on the teacher's features and the VAE's latents; save all.
 
     The loss is || v - v_hat ||^2 with v = a e - s x at latent x, noise e, and a^2 + s^2 = 1.
@@ -316,36 +315,37 @@ def train_unet(settings: PretrainSettings, out: Path) -> dict:
 
     started = time.perf_counter()
     data = pretraining_images(settings)
-    teacher = Teacher.from_pretrained(out / "teacher")
+    teacher = Teacher.from_pretrained(out / "teacher", device=device)
     features = F.normalize(teacher(data.images, progress=True).features, dim=1)
-    vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae").requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", dtype=torch.float32)
     words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
     tokenizer = build_tokenizer([*words, *shapes.ID_SHAPES])
 
     torch.manual_seed(settings.seed)
-    text_encoder, unet = (
-        build_text_encoder(tokenizer, teacher.feature_dim),
-        build_unet(teacher.feature_dim),
-    )
-    table = text_encoder.get_input_embeddings().weight
+    text_encoder = build_text_encoder(tokenizer, teacher.feature_dim)
+    unet = build_unet(teacher.feature_dim)
     class_ids = torch.tensor(
         [tokenizer(w, add_special_tokens=False).input_ids[0] for w in shapes.ID_SHAPES]
     )
     means = torch.stack([features[data.labels == c].mean(0) for c in range(len(class_ids))])
     with torch.no_grad():
+        table = text_encoder.get_input_embeddings().weight
         table[class_ids] = F.normalize(means, dim=1) * settings.token_scale
-    table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))  # class words stay put
 
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
         scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
-    )  # fmt: skip
-    latents = encode(pipeline, data.images)
+    ).to(device)  # fmt: skip
+    vae.requires_grad_(False)
+    table = text_encoder.get_input_embeddings().weight
+    class_ids = class_ids.to(device)
+    table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))  # class words stay put
+    latents, features = encode(pipeline, data.images).to(device), features.to(device)
     prompts = [[prompt_tokens(tokenizer, t, w) for w in shapes.ID_SHAPES] for t in TEMPLATES]
-    ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts])
-    slots = torch.tensor([[position for _, position in row] for row in prompts])
-    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts]).to(device)
+    slots = torch.tensor([[position for _, position in row] for row in prompts], device=device)
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0].to(device)
 
     both = nn.ModuleList([unet, text_encoder]).train()
     average = torch.optim.swa_utils.AveragedModel(
@@ -353,30 +353,32 @@ def train_unet(settings: PretrainSettings, out: Path) -> dict:
     )
     optimizer = torch.optim.AdamW(both.parameters(), lr=settings.unet_lr, weight_decay=0.0)
     schedule = _cosine(optimizer, settings.unet_steps)
-    alphas = pipeline.scheduler.alphas_cumprod
+    alphas = pipeline.scheduler.alphas_cumprod.to(device)
+    all_labels = data.labels.to(device)
+    rows = torch.arange(settings.batch_size, device=device)
     generator = generator_for(settings.seed, "unet batches")
     n = settings.batch_size
     bar = tqdm(range(settings.unet_steps), desc="diffusion")
     running = None
     for step in bar:
-        pick = torch.randint(len(data), (n,), generator=generator)
-        template = torch.randint(len(TEMPLATES), (n,), generator=generator)
-        chance = torch.rand(n, 2, generator=generator)
-        labels = data.labels[pick]
+        pick = torch.randint(len(data), (n,), generator=generator).to(device)
+        template = torch.randint(len(TEMPLATES), (n,), generator=generator).to(device)
+        chance = torch.rand(n, 2, generator=generator).to(device)
+        labels = all_labels[pick]
         tokens, positions = ids[template, labels], slots[template, labels]
-        word = table[tokens[torch.arange(n), positions]].detach()
+        word = table[tokens[rows, positions]].detach()
         own = chance[:, :1] < settings.p_image_feature
         vectors = torch.where(own, features[pick] * settings.token_scale, word)
         silent = chance[:, 1] < settings.p_no_prompt
         tokens = torch.where(silent[:, None], empty, tokens)
-        vectors = torch.where(silent[:, None], table[tokens[torch.arange(n), positions]], vectors)
+        vectors = torch.where(silent[:, None], table[tokens[rows, positions]], vectors)
         with swapped_word(text_encoder, positions, vectors):
             context = text_encoder(tokens)[0]
 
-        t = torch.randint(len(alphas), (n,), generator=generator)
+        t = torch.randint(len(alphas), (n,), generator=generator).to(device)
         a, s = alphas[t].sqrt().view(n, 1, 1, 1), (1 - alphas[t]).sqrt().view(n, 1, 1, 1)
         x = latents[pick]
-        e = torch.randn(x.shape, generator=generator)
+        e = torch.randn(x.shape, generator=generator).to(device)
         loss = F.mse_loss(unet(a * x + s * e, t, context).sample, a * e - s * x)
         optimizer.zero_grad()
         loss.backward()
@@ -384,12 +386,11 @@ def train_unet(settings: PretrainSettings, out: Path) -> dict:
         optimizer.step()
         schedule.step()
         average.update_parameters(both)
-        if (step + 1) % 1000 == 0:
+        if (step + 1) % 1000 == 0 or step + 1 == settings.unet_steps:
             _save_half(pipeline, average.module, out / "pipeline")
         running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.4f}")
-    both.load_state_dict(average.module.state_dict())
     return {
         "loss": running,
         "seconds": round(time.perf_counter() - started),
@@ -405,7 +406,7 @@ def _save_half(pipeline, weights: nn.ModuleList, folder: Path) -> None:  # noqa:
     half.to(torch.float16).save_pretrained(folder)
 
 
-def recognised(folder: Path, teacher: Teacher, *, each: int = 30, guidance: float = 3.0) -> dict:
+def recognised(folder: Path, teacher: Teacher, *, each: int = 30, guidance: float = 7.5) -> dict:
     """Share of samples from plain prompts that classifiers of real shapes name as they were asked.
 
     Two judges: the teacher, and a ResNet-18 trained on the benchmark with cross-entropy alone,
@@ -453,19 +454,38 @@ def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured
     write_atomically(path, lambda p: p.write_text(text))
 
 
+def _setting(assignment: str) -> tuple[str, int | float]:
+    """Read NAME=VALUE, the value as the type of that field of `PretrainSettings`.
+
+    Raises:
+        ValueError: if there is no such field, or the value is no number.
+    """
+    known = {f.name: type(f.default) for f in fields(PretrainSettings)}
+    name, _, value = assignment.partition("=")
+    if name not in known:
+        raise ValueError(f"--set {assignment}: unknown name; choose from {', '.join(known)}")
+    return name, known[name](value)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train one part and save it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m oal_lite.pretrain", description=__doc__)
     parser.add_argument("part", choices=["teacher", "diffusion"])
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder (default: the shipped one)")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="default: the shipped folder")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="change a field of PretrainSettings, for example --set unet_steps=40000",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
-    settings = PretrainSettings()
+    settings = replace(PretrainSettings(), **dict(map(_setting, arguments.set)))
+    device = arguments.device
     if arguments.part == "teacher":
-        measured = train_teacher(settings, arguments.out / "teacher")
+        measured = train_teacher(settings, arguments.out / "teacher", device)
     else:
         measured = {
-            "autoencoder": train_vae(settings, arguments.out / "pipeline"),
-            "unet": train_unet(settings, arguments.out),
+            "autoencoder": train_vae(settings, arguments.out / "pipeline", device),
+            "unet": train_unet(settings, arguments.out, device),
         }
     write_manifest(arguments.out, arguments.part, settings, measured)
     sys.stdout.write(json.dumps(measured, indent=1) + "\n")

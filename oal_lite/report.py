@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from oal_lite.metrics import mean_interval
+from oal_lite.metrics import mean_interval, paired_test
 from oal_lite.recipes import ARMS
 from oal_lite.study import Materials, Run, write_atomically
 
@@ -47,11 +47,44 @@ def rows(results: Sequence[Run]) -> list[list[str]]:
     ]
 
 
+def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
+    """Difference of every other arm to `baseline`, paired by seed, in percentage points.
+
+    A cell holds the mean difference, its 95 % interval and the p-value of a paired t-test (see
+    `metrics.paired_test`). Only seeds that both arms have count; with fewer than two, no row.
+    """
+    groups = {arm: {r.record["seed"]: r for r in runs} for arm, runs in by_arm(results).items()}
+    base = groups.pop(baseline, {})
+    lines = []
+    for arm, runs in groups.items():
+        seeds = sorted(set(runs) & set(base))
+        if len(seeds) < 2:
+            continue
+        cells = []
+        for column in COLUMNS.values():
+            test = paired_test([column(runs[s]) for s in seeds], [column(base[s]) for s in seeds])
+            mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
+            cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] p={test.p_value:.2g}")
+        lines.append([f"{arm} − {baseline}", *cells])
+    return lines
+
+
+def _markdown_table(*lines: Sequence[str]) -> str:
+    header, *rest = lines
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def markdown(results: Sequence[Run]) -> str:
-    """The table in Markdown, with the convention below it."""
-    lines = [HEADER, ["---", *["---:"] * len(COLUMNS)], *rows(results)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{caption(results)}"
+    """The tables in Markdown, with the convention below.
+
+    From two seeds on, a second table holds the paired differences to `kd` (to `ce` without it).
+    """
+    parts = [_markdown_table(HEADER, *rows(results)), caption(results)]
+    baseline = "kd" if "kd" in by_arm(results) else "ce"
+    if paired := paired_rows(results, baseline):
+        parts.append(_markdown_table(["paired by seed, points", *COLUMNS], *paired))
+    return "\n\n".join(parts)
 
 
 def caption(results: Sequence[Run]) -> str:
@@ -79,6 +112,7 @@ def summary(results: Sequence[Run], *, device: str) -> dict:
             for arm, runs in by_arm(results).items()
         },
         "questions": {arm: ARMS[arm].question for arm in by_arm(results)},
+        "markdown": markdown(results),
         "runs": [r.record for r in results],
     }
 
@@ -137,7 +171,7 @@ def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
 
 
 def outlier_sheet(materials: Materials, *, columns: int = 9):  # noqa: ANN201
-    """For each class: a real image, what the plain word gives, and what outliers in its place give."""
+    """Per class: real images, what the plain word gives, what outliers in its place give."""
     import matplotlib.pyplot as plt
 
     from oal_lite import plots

@@ -104,10 +104,11 @@ class Materials:
                 for c in range(len(self.benchmark.class_names))
             ]
         )
-        return self._timed(
+        features = self._timed(
             "ID features", f"teacher: ID features of {len(first):,} images",
-            lambda: (self.teacher(train.images[first], progress=True).features, train.labels[first]),
+            lambda: self.teacher(train.images[first], progress=True).features,
         )  # fmt: skip
+        return features, train.labels[first]
 
     @cached_property
     def start(self) -> dict[str, Tensor]:
@@ -118,17 +119,17 @@ class Materials:
         """
         settings = self.preset.train
         settings = replace(settings, epochs=settings.start_epochs, lr=settings.start_lr)
-        student = self.student()
 
-        def make() -> None:
+        def make() -> dict[str, Tensor]:
+            student = self.student()
             fit(
                 student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
             )  # fmt: skip
+            return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        self._timed("start", sentence, make)
-        return {k: v.detach().cpu().clone() for k, v in student.state_dict().items()}
+        return self._kept("start", lambda: self._timed("start", sentence, make))
 
     def student(self) -> ResNet18:
         """An untrained student, the same for every arm of this seed."""
@@ -151,20 +152,24 @@ class Materials:
                     self.outliers("farthest"), generator_for(self.seed, "noise outliers")
                 )
             else:
-                made = self._kept_or_made(selection)
+                made = self._kept(
+                    f"outliers-{selection}", lambda: vars(self._synthesise(selection))
+                )
+                made = Outliers(**made)
             self._outliers[selection] = made
         return self._outliers[selection]
 
-    def _kept_or_made(self, selection: str) -> Outliers:
+    def _kept(self, what: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors from the folder of runs if they are there; otherwise made, and put there."""
         if self.runs is None:
-            return self._synthesise(selection)
+            return make()
         from safetensors.torch import load_file, save_file
 
-        path = run_path(self.runs, self.preset, f"outliers-{selection}", self.seed, "safetensors")
+        path = run_path(self.runs, self.preset, what, self.seed, "safetensors")
         if not path.exists():
-            made = {k: v.contiguous() for k, v in vars(self._synthesise(selection)).items()}
+            made = {name: tensor.contiguous() for name, tensor in make().items()}
             write_atomically(path, lambda p: save_file(made, p))
-        return Outliers(**load_file(path))
+        return load_file(path)
 
     def _synthesise(self, selection: str) -> Outliers:
         settings, names = self.preset.diffusion, self.benchmark.class_names
@@ -231,9 +236,13 @@ class Run:
 
 
 def code_version() -> str:
-    """The package's version and a hash of its sources, so that changed code means new runs."""
+    """The package's version and a hash of its sources and of the shipped models' manifest.
+
+    So changed code, or other models, mean new runs.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    package = Path(__file__).parent
+    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("assets/*/manifest.json"))]:
         digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
@@ -249,9 +258,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def evaluate(
-    student: nn.Module, benchmark: Benchmark
-) -> tuple[float, dict[str, Tensor], dict]:
+def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str, Tensor], dict]:
     """ID test accuracy, the OOD scores of every set, and the metrics of every set against ID test.
 
     OOD is the positive class and scores are high for OOD, as in OpenOOD v1.5.

@@ -2,22 +2,19 @@
 
 import os
 
-# Before the libraries read them: no network, no screen.
+import jaxtyping
+import pytest
+import torch
+
+# Before the libraries that read them are imported: no network, no screen.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-
-import jaxtyping
 
 # Shapes and types in the package's signatures are checked here and nowhere else. The hook must
 # stand before the first import of the package. An int is a float to beartype too, as in PEP 484.
 jaxtyping.install_import_hook(
     "oal_lite", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
-
-import pytest
-import torch
-
-from oal_lite.shapes import ID_SHAPES
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -34,6 +31,8 @@ def own_errors(monkeypatch):
 def tiny_teacher_folder(tmp_path_factory):
     """A random CvT like the shipped teacher, with 32-d features, as transformers saves it."""
     from transformers import CvtConfig, CvtForImageClassification
+
+    from oal_lite.shapes import ID_SHAPES
 
     config = CvtConfig(
         num_labels=len(ID_SHAPES), patch_sizes=[3, 3, 3], patch_stride=[2, 2, 2],
@@ -54,6 +53,7 @@ def tiny_pipeline_folder(tmp_path_factory):
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
     from oal_lite import pretrain
+    from oal_lite.shapes import ID_SHAPES
 
     words = "a high - quality image of the picture".split()
     tokenizer = pretrain.build_tokenizer([*words, *ID_SHAPES])
@@ -94,3 +94,22 @@ def tiny_pipeline(tiny_pipeline_folder):
     from oal_lite.diffusion_outliers import load_pipeline
 
     return load_pipeline(tiny_pipeline_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tiny_teacher_folder, tiny_pipeline_folder):
+    """The shapes preset shrunk until a whole run takes about a second."""
+    from dataclasses import replace
+
+    from oal_lite.presets import PRESETS
+
+    shapes = PRESETS["shapes"]
+    return replace(
+        shapes, name="tiny", teacher=str(tiny_teacher_folder), pipeline=str(tiny_pipeline_folder),
+        benchmark_sizes={"n_train": 100, "n_val": 20, "n_test": 30, "n_ood": 10}, n_per_class=10,
+        knn=replace(shapes.knn, k=5, n_boundary=2, n_candidates=20, keep=2, rounds=1),
+        diffusion=replace(shapes.diffusion, steps=2, n_latents=30),
+        train=replace(
+            shapes.train, width=2, start_epochs=1, epochs=1, batch_size=40, n_views=1
+        ),
+    )  # fmt: skip

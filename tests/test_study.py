@@ -1,0 +1,347 @@
+"""From a preset to results: what is kept, what is read again, and what a table is made of."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.testing import assert_close
+
+from oal_lite import report, study
+from oal_lite.diffusion_outliers import word_embeddings
+from oal_lite.metrics import detection_metrics
+from oal_lite.study import Materials, Run, run_path, spread_over_classes, write_atomically
+
+ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
+code_version = study.code_version
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fixed_code():
+    """Runs are kept by the code's hash; here it shall not change while somebody edits the code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "code_version", lambda: "test")
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_preset, tmp_path_factory):
+    """Folder, results, and the weights with which each arm's training began."""
+    folder, starts = tmp_path_factory.mktemp("runs"), []
+    fit = study.fit
+
+    def spy(student, terms, views, **how):
+        if how.get("val") is not None:  # the common start before the arms looks at no accuracy
+            starts.append({k: v.clone() for k, v in student.state_dict().items()})
+        return fit(student, terms, views, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "fit", spy)
+        results = study.run(tiny_preset, ARMS, SEEDS, runs=folder, device="cpu")
+    return folder, results, starts
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("this should have been read, not made again")
+
+
+def kept_files(folder):
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+# --- runs on disk ------------------------------------------------------------------------------
+
+
+def test_every_arm_and_seed_leaves_a_record_and_its_scores(finished):
+    folder, results, _ = finished
+    assert [(r.record["seed"], r.record["arm"]) for r in results] == [
+        (0, "ce"), (0, "oal-paper"), (1, "ce"), (1, "oal-paper"),
+    ]  # fmt: skip
+    names = kept_files(folder / "tiny")
+    assert kept_files(folder) == names, "files outside the preset's folder"
+    for arm in ARMS:
+        for seed in SEEDS:
+            ours = [n for n in names if n.startswith(f"{arm}-seed{seed}-")]
+            assert [Path(n).suffix for n in ours] == [".json", ".safetensors"]
+    for shared in ("start", "outliers-farthest"):
+        assert len([n for n in names if n.startswith(f"{shared}-seed")]) == 2
+    assert len(names) == 4 * 2 + 2 * 2
+
+
+def test_a_second_call_reads_the_runs_and_trains_nothing(finished, tiny_preset, monkeypatch):
+    folder, results, _ = finished
+    monkeypatch.setattr(study, "train_one", refuse)
+    said = []
+    again = study.run(tiny_preset, ARMS, SEEDS, runs=folder, device="cpu", progress=said.append)
+    assert len(said) == 4 and all("read from" in sentence for sentence in said)
+    for first, second in zip(results, again, strict=True):
+        assert json.loads(json.dumps(first.record)) == second.record
+        assert first.scores.keys() == second.scores.keys()
+        assert all(torch.equal(first.scores[k], second.scores[k]) for k in first.scores)
+
+
+def test_a_missing_file_is_made_again_and_fresh_repeats_all(finished, tiny_preset, monkeypatch):
+    folder, results, _ = finished
+    made, files = [], kept_files(folder)
+
+    def canned(arm, materials, **how):
+        made.append((materials.seed, arm))
+        return next(r for r in results if (r.record["seed"], r.record["arm"]) == made[-1]), None
+
+    monkeypatch.setattr(study, "train_one", canned)
+    run_path(folder, tiny_preset, "ce", 1, "json").unlink()
+    study.run(tiny_preset, ARMS, SEEDS, runs=folder, device="cpu")
+    assert made == [(1, "ce")]
+    study.run(tiny_preset, ARMS, [0], runs=folder, device="cpu", fresh=True)
+    assert made[1:] == [(0, "ce"), (0, "oal-paper")]
+    assert kept_files(folder) == files
+
+
+def test_changed_settings_seeds_or_code_mean_another_file(tiny_preset, monkeypatch):
+    def path(preset=tiny_preset, what="ce", seed=0):
+        return run_path(Path("runs"), preset, what, seed, "json")
+
+    assert path() == path(replace(tiny_preset)) and path().parent == Path("runs/tiny")
+    changed = [
+        replace(tiny_preset, train=replace(tiny_preset.train, lr=0.123)),
+        replace(tiny_preset, knn=replace(tiny_preset.knn, sigma=0.1)),
+        replace(tiny_preset, weights=replace(tiny_preset.weights, exposure=0.1)),
+        replace(tiny_preset, benchmark_sizes={"n_train": 101}),
+        replace(tiny_preset, teacher="elsewhere"),
+    ]
+    paths = {path(), path(what="kd"), path(seed=1), *map(path, changed)}
+    monkeypatch.setattr(study, "code_version", lambda: "changed")
+    assert len(paths | {path()}) == 9
+
+
+def test_the_code_version_follows_the_sources(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("x = 1")
+    monkeypatch.setattr(study, "__file__", str(tmp_path / "study.py"))
+    first = code_version()
+    assert first == code_version()
+    (tmp_path / "a.py").write_text("x = 2")
+    assert code_version() != first
+
+
+@pytest.mark.parametrize("what", ["scores", "record"])
+def test_a_run_killed_while_it_is_saved_leaves_nothing_half_done(
+    what, finished, tiny_preset, tmp_path, monkeypatch
+):
+    _, results, _ = finished
+    monkeypatch.setattr(study, "train_one", lambda *a, **k: (results[0], None))
+
+    def killed(*args):
+        path = next(a for a in args if isinstance(a, Path))
+        path.write_bytes(b"half a fi")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if what == "scores":
+            patch.setattr(safetensors.torch, "save_file", killed)
+        else:
+            patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(tiny_preset, ["ce"], [0], runs=tmp_path, device="cpu")
+    assert not any(name.endswith(".json") or name.startswith(".") for name in kept_files(tmp_path))
+    study.run(tiny_preset, ["ce"], [0], runs=tmp_path, device="cpu")
+    monkeypatch.setattr(study, "train_one", refuse)
+    (again,) = study.run(tiny_preset, ["ce"], [0], runs=tmp_path, device="cpu")
+    assert again.record["id_accuracy"] == results[0].record["id_accuracy"]
+
+
+def test_writing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_atomically(path, lambda p: p.write_text("old"))
+
+    def fail(p):
+        p.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old" and kept_files(tmp_path) == ["file.txt"]
+
+
+def test_an_unknown_arm_is_named_before_anything_is_trained(tiny_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "train_one", refuse)
+    with pytest.raises(ValueError, match="unknown arm 'magic'"):
+        study.run(tiny_preset, ["ce", "magic"], [0], runs=tmp_path)
+
+
+# --- what a run holds --------------------------------------------------------------------------
+
+
+def test_scores_and_metrics_are_finite_and_belong_together(finished, tiny_preset):
+    for r in finished[1]:
+        assert 0 <= r.record["id_accuracy"] <= 1
+        assert all(s.isfinite().all() for s in r.scores.values())
+        assert len(r.scores["energy/id"]) == 30 and len(r.scores["msp/digits"]) == 10
+        groups = r.record["metrics"]["energy"]
+        sizes = {group: len(sets) for group, sets in groups.items()}
+        assert sizes == {"near": 6, "far": 4, "validation": 6}
+        for sets in groups.values():
+            for name, m in sets.items():
+                expected = detection_metrics(r.scores["energy/id"], r.scores[f"energy/{name}"])
+                assert m == expected.as_dict() and 0 <= m["auroc"] <= 1
+        terms = r.record["history"]["terms"]
+        assert len(terms) == 1 and all(map(math.isfinite, terms[0].values()))
+
+
+def test_arms_of_one_seed_start_from_the_same_weights_and_seeds_do_not(finished):
+    first_ce, first_oal, second_ce, _ = finished[2]
+    assert all(torch.equal(first_ce[k], first_oal[k]) for k in first_ce)
+    assert not torch.equal(first_ce["head.weight"], second_ce["head.weight"])
+
+
+def test_a_metric_of_a_group_is_the_unweighted_mean_over_its_sets():
+    sets = {"a": {"auroc": 0.5, "n_ood": 1}, "b": {"auroc": 0.8, "n_ood": 999}}
+    other = {"energy": {"near": sets}, "msp": {"near": {"a": {"auroc": 0.1}}}}
+    r = Run({"metrics": other}, {})
+    assert r.metric("near", "auroc") == pytest.approx(0.65)
+    assert r.metric("near", "auroc", "msp") == pytest.approx(0.1)
+
+
+# --- materials ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def materials(finished, tiny_preset):
+    return Materials(tiny_preset, 0, runs=finished[0])
+
+
+def test_kept_outliers_are_read_and_have_the_length_of_their_word(materials, monkeypatch):
+    monkeypatch.setattr(study, "synthesise", refuse)
+    made = materials.outliers("farthest")
+    assert made.vectors.shape == (40, 32) and made.latents.shape == (30, 4, 8, 8)
+    assert made.images.shape == (30, 3, 32, 32)
+    assert made.vector_classes.bincount().tolist() == [4] * 10
+    assert made.latent_classes.bincount().tolist() == [3] * 10
+    lengths = word_embeddings(materials.pipeline, materials.benchmark.class_names).norm(dim=1)
+    assert_close(made.vectors.norm(dim=1), lengths[made.vector_classes])
+    assert materials.outliers("farthest") is made
+
+
+def test_outliers_follow_the_seed_and_are_kept_only_where_asked(materials, tiny_preset):
+    made = materials.outliers("farthest")
+    again = Materials(tiny_preset, 0, runs=None)
+    assert_close(again.outliers("farthest").latents, made.latents, atol=1e-4, rtol=0)
+    assert_close(again.outliers("farthest").vectors, made.vectors, atol=1e-5, rtol=0)
+
+
+def test_the_noise_control_imitates_the_farthest_outliers(materials):
+    real, noise = materials.outliers("farthest"), materials.outliers("noise")
+    assert torch.equal(noise.latent_classes, real.latent_classes)
+    assert abs(noise.latents.std() / real.latents.std() - 1) < 0.1
+    assert not torch.equal(noise.latents, real.latents)
+
+
+def test_id_features_are_of_the_first_images_of_each_class(materials, tiny_preset):
+    fewer = Materials(replace(tiny_preset, n_per_class=3), 0)
+    features, labels = fewer.id_features
+    assert labels.tolist() == [c for c in range(10) for _ in range(3)]
+    train = fewer.benchmark.train
+    expected = fewer.teacher(train.images[train.labels == 4][:3]).features
+    assert_close(features[12:15], expected, atol=1e-5, rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 99))
+def test_picks_are_distinct_and_spread_evenly_over_the_classes(classes, n, seed):
+    classes = torch.tensor(classes)
+    picks = spread_over_classes(classes, n, torch.Generator().manual_seed(seed))
+    assert len(picks) == len(picks.unique()) == min(n, len(classes))
+    taken, there = (x.bincount(minlength=5) for x in (classes[picks], classes))
+    not_exhausted = taken < there
+    assert (taken[not_exhausted] >= taken.max() - 1).all()
+
+
+def test_picks_within_a_class_are_random():
+    classes = torch.zeros(50, dtype=torch.long)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    first, other = (spread_over_classes(classes, 5, g).tolist() for g in generators)
+    assert first != other
+
+
+# --- report ------------------------------------------------------------------------------------
+
+
+def made_up(arm, seed, accuracy, near=(0.5, 0.7), far=(0.9,)):
+    """A run whose every metric of a set is one number."""
+
+    def group(values):
+        return {f"{v}": {"auroc": v, "fpr95": 1 - v} for v in values}
+
+    record = {
+        "arm": arm, "seed": seed, "preset": {"name": "shapes"}, "id_accuracy": accuracy,
+        "metrics": {"energy": {"near": group(near), "far": group(far)}},
+    }  # fmt: skip
+    scores = {"energy/id": torch.zeros(2)}
+    scores |= {f"energy/{v}": torch.full((3,), v) for v in (*near, *far)}
+    return Run(record, scores)
+
+
+def test_a_row_holds_percentages_and_from_two_seeds_on_an_interval():
+    one = report.rows([made_up("kd", 0, 0.9), made_up("ce", 0, 1.0)])
+    assert one == [
+        ["kd", "90.0", "60.0", "40.0", "90.0", "10.0"],
+        ["ce", "100.0", "60.0", "40.0", "90.0", "10.0"],
+    ]
+    (two,) = report.rows([made_up("kd", 0, 0.9), made_up("kd", 1, 1.0)])
+    # Standard error 5 points, t quantile 12.706 at one degree of freedom.
+    assert two[:3] == ["kd", "95.0 ± 63.5", "60.0 ± 0.0"]
+
+
+def test_the_markdown_table_has_a_header_a_row_per_arm_and_the_convention():
+    text = report.markdown([made_up("kd", 0, 0.9), made_up("ce", 0, 1.0)])
+    header, rule, *rows, blank, caption = text.splitlines()
+    assert header == "| arm, % | ID acc | near AUROC | near FPR95 | far AUROC | far FPR95 |"
+    assert rule.count("---") == 6 and len(rows) == 2 and blank == ""
+    assert rows[0].startswith("| kd | 90.0 |")
+    assert "OOD is the positive class" in caption and "OpenOOD v1.5" in caption
+
+
+def test_differences_to_the_baseline_are_paired_by_seed():
+    accuracies = {"kd": {0: 0.90, 1: 0.80, 2: 0.70}, "ce": {1: 0.78, 0: 0.86, 3: 0.10}}
+    runs = [made_up(arm, seed, a) for arm, seeds in accuracies.items() for seed, a in seeds.items()]
+    ((name, accuracy, *_),) = report.paired_rows([*runs, made_up("oal-paper", 0, 0.9)], "kd")
+    # Seeds 0 and 1 are common: -4 and -2 points, standard error 1, t quantile 12.706, t = -3.
+    assert name == "ce − kd"
+    assert accuracy == "-3.0 [-15.7, +9.7] p=0.2"
+    assert "ce − kd" in report.markdown(runs)
+
+
+def test_the_caption_names_the_seeds_and_speaks_of_intervals_only_where_there_are_some():
+    one = report.caption([made_up("kd", 3, 0.9), made_up("ce", 3, 0.9)])
+    assert one.startswith("Preset shapes, 1 seed(s) [3]. score: energy") and "interval" not in one
+    two = report.caption([made_up("kd", 1, 0.9), made_up("kd", 0, 0.9)])
+    assert "2 seed(s) [0, 1]" in two and "95 % t-interval over seeds" in two
+
+
+def test_scores_are_pooled_by_group():
+    pooled = report.grouped_scores(made_up("kd", 0, 0.9))
+    assert {k: len(v) for k, v in pooled.items()} == {"id": 2, "near": 6, "far": 3}
+    assert_close(pooled["near"], torch.tensor([0.5] * 3 + [0.7] * 3))
+
+
+def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, tmp_path):
+    results = finished[1]
+    written = report.write(results, materials, tmp_path / "out", device="cpu")
+    assert sorted(p.name for p in written) == [
+        "outliers.png", "results.json", "results_table.png", "roc.png", "score_histograms.png",
+    ]  # fmt: skip
+    assert kept_files(tmp_path) == sorted(p.name for p in written)
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(summary["table"]) == ARMS == list(summary["questions"])
+    cell = summary["table"]["oal-paper"]["near AUROC"]
+    assert cell["seeds"] == SEEDS
+    assert cell["values"] == [r.metric("near", "auroc") for r in results[1::2]]
+    assert len(summary["runs"]) == 4 and "positive class" in summary["convention"]
+    for picture in tmp_path.rglob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 150, picture.name
+            assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
