@@ -21,7 +21,9 @@ def set_theme() -> None:
     """The project's look, for notebooks and figures alike."""
     import seaborn as sns
 
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    # 72 dpi keeps a notebook with its pictures below GitHub's 1 MB; files are saved larger
+    rc = {"figure.dpi": 72}
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=rc)
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -84,12 +86,10 @@ def score_histograms(
     if "near" in values and "id" in values:
         threshold = np.quantile(values["near"], 0.05, method="lower")
         fpr = detection_metrics(values["id"], values["near"]).fpr95
-        ax.axvline(threshold, color="0.35", linewidth=1)
-        note = f" 95 % of near-OOD lie right of here;\n so do {fpr:.0%} of ID"
-        top = ax.get_ylim()[1] * 0.98
-        ax.text(threshold, top, note, va="top", fontsize="x-small", color="0.25")
+        note = f"95 % of near-OOD lie right of here,\nand so do {fpr:.0%} of ID (sets pooled)"
+        ax.axvline(threshold, color="0.35", linewidth=1, label=note)
     ax.set(xlabel="energy score (high = OOD)", ylabel="density")
-    ax.legend(fontsize="x-small", loc="upper left")
+    ax.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return ax
 
 

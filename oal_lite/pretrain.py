@@ -3,7 +3,7 @@
     python -m oal_lite.pretrain teacher
     python -m oal_lite.pretrain diffusion
 
-The diffusion model is a real Stable Diffusion pipeline at 1/1000 of the size: CLIP tokenizer and
+The diffusion model is a real Stable Diffusion pipeline at 1/200 of the size: CLIP tokenizer and
 text encoder, autoencoder (VAE), UNet with cross-attention, scheduler. It is loaded by
 `StableDiffusionPipeline.from_pretrained` like the large one.
 

@@ -134,7 +134,7 @@ def write(
     seed = next(iter(runs.values())).record["seed"]
 
     figure, axes = plt.subplots(
-        1, len(runs), figsize=(4.2 * len(runs), 3.8), layout="constrained", squeeze=False
+        1, len(runs), figsize=(5 * len(runs), 4.4), layout="constrained", squeeze=False
     )
     for ax, (arm, r) in zip(axes[0], runs.items(), strict=True):
         plots.score_histograms(grouped_scores(r), ax=ax)
