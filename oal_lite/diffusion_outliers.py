@@ -57,7 +57,7 @@ def fill(prompt: str, word: str) -> str:
     Raises:
         ValueError: if the prompt has no slot.
     """
-    filled = prompt.format(word, **{"class": word})
+    filled = prompt.replace("{}", word).replace("{class}", word)  # other braces are only text
     if filled == prompt:
         raise ValueError(f"the prompt {prompt!r} has no place for a class name; write {{}} there")
     return filled

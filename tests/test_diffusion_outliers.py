@@ -86,6 +86,7 @@ def test_the_slot_is_found_where_the_sentence_names_the_word_twice(pipe):
     ("prompt", "word", "message"),
     [
         ("an image of it", "heart", "'an image of it' has no place for a class name; write {}"),
+        ("a {thing}", "heart", "'a {thing}' has no place for a class name"),
         (PROMPT, "", "the tokens of the class name '' cannot be found"),
         ("pre{}fix", "heart", "'heart' cannot be found in 'preheartfix'; separate the name"),
         ("the a of " * 6 + "{}", "heart", "the prompt has 21 tokens, the text encoder reads 16"),
@@ -99,6 +100,7 @@ def test_bad_prompts_are_named(pipe, prompt, word, message):
 @pytest.mark.parametrize("prompt", ["a {}", "a {class}"])
 def test_both_slots_are_filled(prompt):
     assert fill(prompt, "star") == "a star"
+    assert fill(prompt + " {", "star") == "a star {"
 
 
 def test_the_embedding_of_a_word_is_its_tokens_and_the_mean_of_several(pipe):

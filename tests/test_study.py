@@ -199,6 +199,15 @@ def test_arms_of_one_seed_start_from_the_same_weights_and_seeds_do_not(finished)
     assert not torch.equal(first_ce["head.weight"], second_ce["head.weight"])
 
 
+def test_a_run_can_be_repeated_from_its_seed_alone(finished, tiny_preset):
+    torch.manual_seed(99)  # the global generator has no say
+    run, student = study.train_one("oal-paper", Materials(tiny_preset, 1), device="cpu")
+    expected = finished[1][3]
+    assert_close(run.scores, expected.scores, atol=1e-4, rtol=1e-4)
+    assert run.record["id_accuracy"] == expected.record["id_accuracy"]
+    assert not student.training
+
+
 def test_a_metric_of_a_group_is_the_unweighted_mean_over_its_sets():
     sets = {"a": {"auroc": 0.5, "n_ood": 1}, "b": {"auroc": 0.8, "n_ood": 999}}
     other = {"energy": {"near": sets}, "msp": {"near": {"a": {"auroc": 0.1}}}}
