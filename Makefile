@@ -20,9 +20,10 @@ test: .venv/test.stamp
 lab: .venv/run.stamp
 	$(BIN)/jupyter lab notebooks
 
-# Execute every notebook in full size and keep its outputs.
+# Execute every notebook in full size and keep its outputs. Without progress bars: their widgets
+# would be stored in the notebook, where GitHub and a Lab that trusts it stumble over them.
 notebooks: .venv/test.stamp
-	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb
+	cd notebooks && TQDM_DISABLE=1 ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb
 	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
 
 lint: .venv/test.stamp
