@@ -318,6 +318,7 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
     teacher = Teacher.from_pretrained(out / "teacher", device=device)
     features = F.normalize(teacher(data.images, progress=True).features, dim=1)
     vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")  # or this machine's folder would ship with it
     words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
     tokenizer = build_tokenizer([*words, *shapes.ID_SHAPES])
 

@@ -63,3 +63,8 @@ def test_given_words_are_one_token_each_whatever_they_share():
 def test_a_wrong_setting_is_refused(assignment):
     with pytest.raises(ValueError):
         pretrain.main(["teacher", "--set", assignment])
+
+
+def test_no_file_names_a_folder_of_this_machine(made):
+    for path in made.rglob("*.json"):
+        assert str(made) not in path.read_text(), path
