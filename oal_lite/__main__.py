@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             preset, arms, range(arguments.seeds), runs=arguments.runs, device=arguments.device,
             fresh=arguments.fresh, progress=say,
         )  # fmt: skip
-    except ValueError as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     device = arguments.device or study.default_device()

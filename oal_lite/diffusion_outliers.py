@@ -188,7 +188,8 @@ def synthesise(
             equal runs of consecutive outliers (C names for C * m outliers, class by class).
         prompt: with `{}` where the class name goes.
         steps: denoising steps.
-        guidance: classifier-free guidance scale w in e = e_empty + w (e_prompt - e_empty).
+        guidance: classifier-free guidance scale w in e = e_empty + w (e_prompt - e_empty);
+            diffusers reads every w up to 1 as 1, the prompt alone.
         batch_size: latents at a time.
         generator: source of all randomness; a fresh one with seed 0 if None.
         progress: show a bar.

@@ -145,6 +145,11 @@ class Micl(Term):
         pairing: str, fit: str, lr: float,
     ):  # fmt: skip
         super().__init__(name, weight)
+        if pairing not in ("random", "class") or fit not in ("bound", "likelihood"):
+            raise ValueError(
+                f"pairing={pairing!r}, fit={fit!r}: expected pairing 'random' or 'class', and fit "
+                "'bound' or 'likelihood'"
+            )
         self.q, self.pairing, self.fit, self.lr = q, pairing, fit, lr
         self.register_buffer("vectors", vectors, persistent=False)
         order = classes.argsort(stable=True)

@@ -207,7 +207,12 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
 
     The released code draws a class at random 100 times and makes three latents of each draw, so
     of CIFAR-100's classes only about 63 are ever seen.
+
+    Raises:
+        ValueError: if there are fewer than n.
     """
+    if n > len(classes):
+        raise ValueError(f"{n} picks of {len(classes)} outliers; lower n_latents or raise rounds")
     ranks = torch.rand(len(classes), generator=generator).argsort()
     members = [ranks[classes[ranks] == c] for c in classes.unique()]
     turns = [m[i] for i in range(max(map(len, members))) for m in members if i < len(m)]

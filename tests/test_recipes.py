@@ -313,3 +313,12 @@ def test_gaussian_noise_keeps_mean_spread_and_classes_and_nothing_else():
     assert noise.images.dtype == torch.uint8
     assert torch.equal(noise.vector_classes, real.vector_classes)
     assert torch.equal(noise.latent_classes, real.latent_classes)
+
+
+@pytest.mark.parametrize(("pairing", "fit"), [("classes", "bound"), ("class", "likelyhood")])
+def test_a_mistyped_pairing_or_fit_is_refused(pairing, fit):
+    with pytest.raises(ValueError, match="expected pairing 'random' or 'class'"):
+        Micl(
+            "m", 1.0, ClubNet(2, 2), torch.zeros(4, 2), torch.arange(4), pairing=pairing, fit=fit,
+            lr=0.1,
+        )  # fmt: skip

@@ -261,9 +261,9 @@ def test_id_features_are_of_the_first_images_of_each_class(materials, tiny_prese
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 99))
 def test_picks_are_distinct_and_spread_evenly_over_the_classes(classes, n, seed):
-    classes = torch.tensor(classes)
+    classes, n = torch.tensor(classes), min(n, len(classes))
     picks = spread_over_classes(classes, n, torch.Generator().manual_seed(seed))
-    assert len(picks) == len(picks.unique()) == min(n, len(classes))
+    assert len(picks) == len(picks.unique()) == n
     taken, there = (x.bincount(minlength=5) for x in (classes[picks], classes))
     not_exhausted = taken < there
     assert (taken[not_exhausted] >= taken.max() - 1).all()
@@ -354,3 +354,8 @@ def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, t
         with Image.open(picture) as image:
             assert min(image.size) > 150, picture.name
             assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
+
+
+def test_more_picks_than_outliers_are_refused():
+    with pytest.raises(ValueError, match="5 picks of 4 outliers"):
+        spread_over_classes(torch.arange(4), 5, torch.Generator())
