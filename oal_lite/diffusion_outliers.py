@@ -17,9 +17,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.presets import PROMPT
 from oal_lite.teacher import to_float
-
-PROMPT = "A high-quality image of the {}"
 
 
 def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float32):  # noqa: ANN001, ANN201

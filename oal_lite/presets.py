@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
+PROMPT = "A high-quality image of the {}"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class KnnSettings:
 class DiffusionSettings:
     """Latent outliers (see `diffusion_outliers`)."""
 
-    prompt: str = "A high-quality image of the {}"
+    prompt: str = PROMPT
     steps: int = 20  # of DPM-Solver++; released: 50 of PLMS
     guidance: float = 7.5  # as released
     n_latents: int = 300
