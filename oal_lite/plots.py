@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from oal_lite.files import write_atomically
 from oal_lite.metrics import detection_metrics, roc_points
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
@@ -34,8 +35,6 @@ def _axes(ax: Axes | None) -> Axes:
 
 def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     """Write a figure to `path` through a temporary file, so that no half picture is left."""
-    from oal_lite.study import write_atomically
-
     path = Path(path)
     write_atomically(
         path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:], bbox_inches="tight")

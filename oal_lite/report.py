@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from oal_lite.files import write_atomically
 from oal_lite.metrics import mean_interval, paired_test
 from oal_lite.recipes import ARMS
-from oal_lite.study import Materials, Run, write_atomically
+from oal_lite.study import Materials, Run
 
 CONVENTION = "score: energy, high = OOD; OOD is the positive class; FPR95 as OpenOOD v1.5"
 COLUMNS = {

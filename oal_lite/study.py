@@ -8,7 +8,6 @@ the same code, is not repeated; so an interrupted study goes on where it stopped
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
+from oal_lite.files import write_atomically
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
@@ -34,6 +34,7 @@ from oal_lite.train import Views, draw_views, fit, predict
 log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
+SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
 
 
 class Materials:
@@ -243,24 +244,14 @@ class Run:
 def code_version() -> str:
     """The package's version and a hash of its sources and of the shipped models' manifest.
 
-    So changed code, or other models, mean new runs.
+    So changed code, or other models, mean new runs. What only shows results does not count.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("assets/*/manifest.json"))]:
+    sources = [p for p in sorted(package.glob("*.py")) if p.name not in SHOWING]
+    for path in [*sources, *sorted(package.glob("assets/*/manifest.json"))]:
         digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:8]}"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str, Tensor], dict]:

@@ -46,7 +46,9 @@ def test_class_words_stay_the_teachers_class_means_through_training(made):
 
 def test_the_manifest_names_settings_and_every_file(made):
     manifest = json.loads((made / "manifest.json").read_text())
-    assert manifest["diffusion"]["settings"]["unet_steps"] == 2
+    assert {
+        part: manifest[part]["settings"]["unet_steps"] for part in pretrain.PARTS
+    } == dict.fromkeys(pretrain.PARTS, 2)
     assert "teacher/model.safetensors" in manifest["sha256"]
     assert "pipeline/unet/diffusion_pytorch_model.safetensors" in manifest["sha256"]
 

@@ -15,8 +15,9 @@ from torch.testing import assert_close
 
 from oal_lite import report, study
 from oal_lite.diffusion_outliers import word_embeddings
+from oal_lite.files import write_atomically
 from oal_lite.metrics import detection_metrics
-from oal_lite.study import Materials, Run, run_path, spread_over_classes, write_atomically
+from oal_lite.study import Materials, Run, run_path, spread_over_classes
 
 ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
 code_version = study.code_version

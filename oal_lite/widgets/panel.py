@@ -1,0 +1,157 @@
+"""A panel: controls, a picture, and a sentence that says what the picture shows.
+
+The picture is a PNG in an `Image` widget, drawn by a pure function of the controls' values. So a
+panel works in JupyterLab and Colab, and still shows its picture where there is no kernel (GitHub,
+an exported HTML page): the static picture and the sentence travel in the cell's output.
+"""
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+Render = Callable[..., tuple[Figure | bytes, str]]
+
+
+def picture(figure: Figure, *, dpi: int = 72) -> bytes:
+    """Draw a figure as PNG and forget it."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+class Panel(ipywidgets.VBox):
+    """Controls on top, a reset button, a picture, a sentence.
+
+    Args:
+        controls: a value widget (slider, dropdown, checkbox, ...) per argument of `render`. Its
+            `description` is what the reader sees: the symbol of the paper, and a word.
+        render: pure function of the controls' values, by name; returns a figure (or a finished
+            PNG) and a sentence. Whatever is random in it takes a seed of its own. Pictures are
+            kept, so a slider that comes back is answered at once.
+        alt: what the picture shows, for those who cannot see it; the sentence follows it.
+        slow: for a picture that takes longer than 0.2 s: drawn when a slider is let go of, with
+            a sign in the meantime.
+
+    Raises:
+        ValueError: if there are no controls.
+    """
+
+    def __init__(
+        self, controls: Mapping[str, ipywidgets.ValueWidget], render: Render, *, alt: str,
+        slow: bool = False,
+    ):  # fmt: skip
+        if not controls:
+            raise ValueError("a panel needs at least one control")
+        self.controls, self.alt = dict(controls), alt
+        self._start = {name: control.value for name, control in self.controls.items()}
+        self._draw = lru_cache(maxsize=512)(lambda *values: self._render(render, values))
+        self._quiet = False
+        self.sentence = ipywidgets.HTML()
+        self.image = ipywidgets.Image(format="png")
+        self.image.add_class("oal-panel-picture")
+        self.sentence.add_class("oal-panel-sentence")
+        self.reset_button = ipywidgets.Button(description="reset", icon="undo")
+        self.reset_button.on_click(lambda _: self.reset())
+        for control in self.controls.values():
+            if slow and hasattr(control, "continuous_update"):
+                control.continuous_update = False
+            control.style = {"description_width": "initial"}
+            control.layout.width = "max-content" if _is_choice(control) else "420px"
+            control.observe(self._moved, names="value")
+        self._slow = slow
+        self._show()
+        super().__init__([*self.controls.values(), self.reset_button, self.image, self.sentence])
+
+    def _render(self, render: Render, values: tuple) -> tuple[bytes, str]:
+        drawn, sentence = render(**dict(zip(self.controls, values, strict=True)))
+        return (drawn if isinstance(drawn, bytes) else picture(drawn)), sentence
+
+    @property
+    def values(self) -> dict:
+        """Where the controls stand now."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _show(self) -> None:
+        self.image.value, sentence = self._draw(*self.values.values())
+        self.sentence.value = f"<p>{sentence}</p>"
+        self.image.alt = f"{self.alt}. {sentence}"
+
+    def _moved(self, _change: object) -> None:
+        if self._quiet:
+            return
+        if self._slow:
+            self.sentence.value = "<p>… drawing</p>"
+        self._show()
+
+    def move(self, **values: object) -> None:
+        """Set several controls at once and draw once, as a reader's hand would.
+
+        Raises:
+            KeyError: if there is no such control.
+        """
+        self._quiet = True
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self._quiet = False
+        self._show()
+
+    def reset(self) -> None:
+        """Put every control back to where it started."""
+        self.move(**self._start)
+
+    def check(self) -> str:
+        """Walk every control over its range and back; an error in a callback is raised here.
+
+        Jupyter swallows what goes wrong in a callback. A notebook that calls this after showing
+        the panel fails as it should.
+
+        Returns:
+            How many positions were drawn, and how long one took.
+
+        Raises:
+            AssertionError: if a control changes neither picture nor sentence.
+        """
+        seconds = []
+        for name, control in self.controls.items():
+            seen = set()
+            for value in _positions(control):
+                started = time.perf_counter()
+                self.move(**{name: value})
+                seconds.append(time.perf_counter() - started)
+                assert self.image.value[:4] == b"\x89PNG", f"{name}={value}: no picture"
+                assert self.sentence.value != "<p></p>", f"{name}={value}: no sentence"
+                seen.add((self.image.value, self.sentence.value))
+            assert len(seen) > 1, f"{name}: nothing changes when it is moved"
+            self.reset()
+        return f"{len(seconds)} positions of {len(self.controls)} controls drawn without an error"
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        png, sentence = self._draw(*self.values.values())
+        return {**bundle, "image/png": png, "text/plain": f"[{self.alt}] {sentence}"}
+
+
+def _is_choice(control: ipywidgets.ValueWidget) -> bool:
+    return not hasattr(control, "max") and not hasattr(control, "continuous_update")
+
+
+def _positions(control: ipywidgets.ValueWidget) -> list:
+    """Both ends and the middle of a slider; every option of a choice; both states of a box."""
+    if isinstance(control, ipywidgets.FloatLogSlider):
+        low, high = control.base**control.min, control.base**control.max
+        return [low, (low * high) ** 0.5, high]
+    if hasattr(control, "max"):
+        middle = control.min + (control.max - control.min) / 2
+        return [control.min, type(control.value)(middle), control.max]
+    if hasattr(control, "options"):
+        return [option[1] if isinstance(option, tuple) else option for option in control.options]
+    return [True, False]

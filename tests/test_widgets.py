@@ -1,0 +1,76 @@
+"""The panel itself; each panel's own numbers are tested beside it."""
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import pytest
+
+from oal_lite.widgets import Panel
+
+
+def draw(height, colour):
+    figure, ax = plt.subplots(figsize=(1, 1))
+    ax.axhline(height, color=colour)
+    return figure, f"the line is {colour} and lies at {height}"
+
+
+@pytest.fixture
+def panel():
+    controls = {
+        "height": ipywidgets.IntSlider(3, 0, 9, description="h, height"),
+        "colour": ipywidgets.Dropdown(options=["red", "blue"], description="colour"),
+    }
+    return Panel(controls, draw, alt="a line")
+
+
+def test_a_move_changes_picture_sentence_and_alternative_text(panel):
+    before = panel.image.value
+    panel.controls["height"].value = 5
+    assert panel.image.value != before
+    assert "lies at 5" in panel.sentence.value
+    assert panel.image.alt == "a line. the line is red and lies at 5"
+
+
+def test_reset_brings_back_the_first_picture(panel):
+    before = panel.image.value
+    panel.move(height=9, colour="blue")
+    assert panel.image.value != before
+    panel.reset_button.click()
+    assert panel.image.value == before
+    assert panel.values == {"height": 3, "colour": "red"}
+
+
+def test_without_a_kernel_the_picture_and_the_sentence_remain(panel):
+    bundle = panel._repr_mimebundle_()
+    assert bundle["image/png"] == panel.image.value
+    assert bundle["text/plain"] == "[a line] the line is red and lies at 3"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_check_walks_everything_and_comes_back(panel):
+    assert panel.check() == "5 positions of 2 controls drawn without an error"
+    assert panel.values == {"height": 3, "colour": "red"}
+
+
+def test_check_raises_what_a_callback_raises():
+    def broken(height):
+        if height == 9:
+            raise ZeroDivisionError("at the end of the slider")
+        return draw(height, "red")
+
+    panel = Panel({"height": ipywidgets.IntSlider(3, 0, 9)}, broken, alt="a line")
+    with pytest.raises(ZeroDivisionError):
+        panel.check()
+
+
+def test_check_finds_a_control_that_does_nothing():
+    panel = Panel(
+        {"height": ipywidgets.IntSlider(3, 0, 9), "idle": ipywidgets.Checkbox(False)},
+        lambda height, idle: draw(height, "red"), alt="a line",
+    )  # fmt: skip
+    with pytest.raises(AssertionError, match="idle: nothing changes"):
+        panel.check()
+
+
+def test_a_panel_without_controls_is_refused():
+    with pytest.raises(ValueError, match="at least one control"):
+        Panel({}, draw, alt="")
