@@ -126,6 +126,8 @@ def test_the_code_version_follows_the_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "__file__", str(tmp_path / "study.py"))
     first = code_version()
     assert first == code_version()
+    (tmp_path / "plots.py").write_text("only shows")
+    assert first == code_version()
     (tmp_path / "a.py").write_text("x = 2")
     assert code_version() != first
 
