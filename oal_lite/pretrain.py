@@ -66,9 +66,10 @@ class PretrainSettings:
     vae_lr: float = 2e-3
     vae_perceptual: float = 0.05  # weight of the error in the teacher's feature maps
     vae_kl: float = 0.02  # of the Kullback-Leibler term, in nats per pixel value
-    unet_steps: int = 6000
+    unet_steps: int = 13_000
     unet_lr: float = 1e-3
     token_scale: float = 1.0  # length of a class word's embedding
+    noise_shift: float = 0.4  # t / T = sigmoid(N(0, 1) - this): half of the draws lie below 0.4
     p_image_feature: float = 0.5  # how often the word is replaced by the image's own feature
     p_no_prompt: float = 0.1  # for classifier-free guidance
 
@@ -325,7 +326,8 @@ def build_scheduler():  # noqa: ANN201
 def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
     """Train UNet and text encoder on teacher features and VAE latents; save `out/pipeline`.
 
-    The loss is || v - v_hat ||^2 with v = a e - s x at latent x, noise e, and a^2 + s^2 = 1.
+    The loss is || v - v_hat ||^2 with v = a e - s x at latent x, noise e, and a^2 + s^2 = 1. The
+    noise level t / T is drawn logit-normally (Esser et al., ICML 2024, section 3.1).
     What is saved is the exponential moving average of the weights.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -392,7 +394,10 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
         with swapped_word(text_encoder, positions, vectors):
             context = text_encoder(tokens)[0]
 
-        t = torch.randint(len(alphas), (n,), generator=generator).to(device)
+        # Mostly the middle noise levels, where the outline is decided; a uniform draw would spend
+        # half of its steps where next to nothing of the image is left.
+        middle = torch.randn(n, generator=generator) - settings.noise_shift
+        t = (middle.sigmoid() * len(alphas)).long().to(device)
         a, s = alphas[t].sqrt().view(n, 1, 1, 1), (1 - alphas[t]).sqrt().view(n, 1, 1, 1)
         x = latents[pick]
         e = torch.randn(x.shape, generator=generator).to(device)
