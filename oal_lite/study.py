@@ -20,15 +20,16 @@ from torch import Tensor, nn
 
 from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
-from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
+from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
-from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.recipes import Arm, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
+from oal_lite.terms import CrossEntropy
 from oal_lite.train import Views, draw_views, fit, predict
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,25 @@ class Materials:
                 made = Outliers(**made)
             self._outliers[selection] = made
         return self._outliers[selection]
+
+    @cached_property
+    def id_latents(self) -> Float[Tensor, "n c h w"]:
+        """The training images, encoded; the same for every seed."""
+        images = self.benchmark.train.images
+        return self._timed(
+            "encoding", f"autoencoder: {len(images):,} training images encoded",
+            lambda: encode(self.pipeline, images),
+        )  # fmt: skip
+
+    def autoencoded(self, *, decoded: bool) -> Autoencoded:
+        """The training images encoded and, where asked, decoded again."""
+        images = None
+        if decoded:
+            images = self._timed(
+                "decoding (ID images)", "autoencoder: training images decoded again",
+                lambda: decode(self.pipeline, self.id_latents),
+            )  # fmt: skip
+        return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
 
     def _kept(self, what: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors from the folder of runs if they are there; otherwise made, and put there."""
@@ -292,6 +312,11 @@ def train_one(
     arm = get_arm(arm_name)
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
+    autoencoded = real = None
+    if arm.exposure in ("matched", "latent"):
+        autoencoded = materials.autoencoded(decoded=arm.exposure == "matched")
+    elif arm.exposure == "real":
+        real = torch.cat([s.images for s in benchmark.validation_ood.values()])
     student = materials.student()
     student.load_state_dict(materials.start)
     with torch.random.fork_rng(devices=[]):  # adapters and q draw their weights there too
@@ -299,6 +324,7 @@ def train_one(
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
+            autoencoded=autoencoded, real=real,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(

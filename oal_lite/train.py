@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite.presets import TrainSettings
-from oal_lite.recipes import Step, Term
+from oal_lite.terms import Step, Term
 from oal_lite.teacher import Teacher, to_float
 
 
@@ -120,8 +120,8 @@ def fit(
 ) -> History:
     """Train a student in place: SGD with Nesterov momentum, learning rate on half a cosine.
 
-    Loss of a step: sum over terms of weight * term. Where a term asks for extra images they go
-    through the student in the same batch as the ID images, so batch normalisation sees both.
+    Loss of a step: sum over terms of weight * term. Where a term asks for extra images or maps they
+    go through the student in the same batch as the ID images: batch normalisation sees all.
 
     Args:
         student: maps images to (logits, features).
@@ -176,7 +176,11 @@ def fit(
             shown = [views.images[view, pick], *extras.values()]
             x = torch.cat([images.to(device) for images in shown])
             with accelerator.autocast():
-                logits, features = student(_input(x, device))
+                maps = {t.name: t.extra_maps(size, generator) for t in terms}
+                maps = {name: m for name, m in maps.items() if m is not None}
+                joined = torch.cat(list(maps.values())) if maps else None
+                logits, features = student(_input(x, device), joined)
+            extras |= maps
             parts = [size, *map(len, extras.values())]
             logits, *more_logits = logits.split(parts)
             features, *more_features = features.split(parts)

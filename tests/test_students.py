@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oal_lite.students import ResNet18
+from oal_lite.students import LatentStem, ResNet18
 
 
 def n_parameters(model):
@@ -58,6 +58,40 @@ def test_a_signal_neither_vanishes_nor_explodes_at_the_start():
         torch.manual_seed(0)
         student = ResNet18(5, width=16)
     assert 0.1 < student(images(16))[1].std() < 10
+
+
+# --- the latent entrance -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stem", "size"), [("small", 32), ("large", 64)])
+def test_latents_enter_before_the_third_stage_and_come_out_after_the_images(stem, size):
+    student = ResNet18(5, width=4, stem=stem).eval()
+    maps = LatentStem(4, 4).eval()(torch.randn(2, 4, 8, 8))
+    logits, features = student(images(size=size), maps)
+    assert logits.shape == (5, 5) and features.shape == (5, 32)
+    torch.testing.assert_close(logits[:3], student(images(size=size))[0])
+    torch.testing.assert_close(student.head(features), logits)
+
+
+def test_maps_of_the_images_themselves_give_the_features_of_the_images():
+    student, x = ResNet18(5, width=4).eval(), images()
+    h = student.stages[:2](student.stem(x))
+    first, again = student(x, h)[0].chunk(2)
+    torch.testing.assert_close(first, again)
+
+
+def test_latents_leave_the_running_statistics_to_the_images():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        students = [ResNet18(5, width=4) for _ in range(2)]
+        stem = LatentStem(4, 4)
+    students[1].load_state_dict(students[0].state_dict())
+    alone = students[0](images(8))[0]
+    with_latents = students[1](images(8), 3 + stem(torch.randn(8, 4, 8, 8)))[0]
+    torch.testing.assert_close(with_latents[:8], alone)
+    for (name, a), b in zip(students[0].named_buffers(), students[1].buffers(), strict=True):
+        assert "num_batches" in name or torch.equal(a, b), name
+    assert {m.momentum for m in students[1].modules() if hasattr(m, "momentum")} == {0.1}
 
 
 def test_an_unknown_stem_is_named():

@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from oal_lite.presets import LossWeights, TrainSettings
-from oal_lite.recipes import ARMS, CrossEntropy, Outliers, Term, build_terms
+from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms
 from oal_lite.students import ResNet18
 from oal_lite.teacher import to_float
+from oal_lite.terms import CrossEntropy, Term
 from oal_lite.train import Views, augment, draw_views, fit, predict
 
 SETTINGS = TrainSettings(width=2, epochs=2, batch_size=24, n_views=2)
@@ -59,7 +60,10 @@ def make_terms(arm, student):
         torch.manual_seed(1)
         return build_terms(
             ARMS[arm], outliers=make_outliers(), teacher_dim=6, student_dim=student.feature_dim,
-            weights=LossWeights(), settings=SETTINGS,
+            weights=LossWeights(), settings=SETTINGS, real=random_images(12),
+            autoencoded=Autoencoded(
+                torch.randn(9, 4, 8, 8, generator=seeded(6)), torch.arange(9) % 3, random_images(9)
+            ),
         )  # fmt: skip
 
 
