@@ -31,6 +31,7 @@ class DiffusionSettings:
     steps: int = 20  # of DPM-Solver++; released: 50 of PLMS
     guidance: float = 7.5  # as released
     n_latents: int = 300
+    aligned: bool = True  # False turns the outliers at random first: teacher and tokens then differ
     batch_size: int = 100
 
 

@@ -175,7 +175,8 @@ def build_terms(
     Args:
         arm: what it is made of.
         outliers: for arms with `arm.outliers`.
-        teacher_dim, student_dim: widths of the features.
+        teacher_dim: width of the teacher's features.
+        student_dim: width of the student's.
         weights: of the terms.
         settings: learning rates, and the student's width.
         autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite.presets import TrainSettings
-from oal_lite.terms import Step, Term
 from oal_lite.teacher import Teacher, to_float
+from oal_lite.terms import Step, Term
 
 
 @dataclass(frozen=True)
