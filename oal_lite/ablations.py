@@ -94,6 +94,13 @@ ABLATIONS: dict[str, Ablation] = {
     "guidance": Ablation(
         "how hard should the prompt pull?", ("oal",), _each("oal", "diffusion.guidance", 1.0, 3.0)
     ),
+    "statistics": Ablation(
+        "may outliers move the statistics of batch normalisation?", ("oal", "oe-pixels-matched"),
+        (
+            *_each("oal", "train.own_batch", False),
+            *_each("oe-pixels-matched", "train.own_batch", False),
+        ),
+    ),
     "alignment": Ablation(
         "does it matter that a feature means something as a token?", ("oal",),
         _each("oal", "diffusion.aligned", False),

@@ -5,7 +5,7 @@ Architecture: K. He et al., "Deep Residual Learning for Image Recognition", CVPR
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -71,37 +71,52 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def features(
-        self, x: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "m c h2 w2"] | None = None
-    ) -> Float[Tensor, "n_and_m d"]:
-        """Pooled features after the last ReLU, so none is negative; of images, then of maps."""
-        h = self.stages[:2](self.stem(x))
-        pooled = self.stages[2:](h).mean(dim=(2, 3))
-        if maps is None:
-            return pooled
-        with own_statistics(self.stages):
-            maps = F.interpolate(maps.to(h), size=h.shape[-2:])
-            return torch.cat([pooled, self.stages[2:](maps).mean(dim=(2, 3))])
+        self,
+        x: Float[Tensor, "n 3 h w"],
+        extra: Float[Tensor, "e 3 h w"] | None = None,
+        maps: Float[Tensor, "m c h2 w2"] | None = None,
+        *,
+        own_batch: bool = True,
+    ) -> Float[Tensor, "n_e_m d"]:
+        """Pooled features after the last ReLU, so none is negative; arguments as in `forward`."""
+        half = self.stages[:2](self.stem(x))
+        parts = [self.stages[2:](half)]
+        with own_statistics(self) if own_batch else nullcontext():
+            if extra is not None:
+                parts.append(self.stages(self.stem(extra)))
+            if maps is not None:
+                maps = F.interpolate(maps.to(half), size=half.shape[-2:])
+                parts.append(self.stages[2:](maps))
+        return torch.cat([h.mean(dim=(2, 3)) for h in parts])
 
     def forward(
-        self, x: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "m c h2 w2"] | None = None
+        self,
+        x: Float[Tensor, "n 3 h w"],
+        extra: Float[Tensor, "e 3 h w"] | None = None,
+        maps: Float[Tensor, "m c h2 w2"] | None = None,
+        *,
+        own_batch: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (n, classes) and pooled features (n, d).
+        """Return logits (rows, classes) and pooled features (rows, d).
 
         Args:
             x: images.
+            extra: images for a loss term: outliers, for example. Their rows follow those of x.
             maps: feature maps, of `LatentStem` for example, that enter before the third stage,
-                resized to those of the images, as a batch of their own; their rows come last.
+                resized to those of the images. Their rows come last.
+            own_batch: extra images and maps leave the running statistics to x (`own_statistics`).
         """
-        h = self.features(x, maps)
+        h = self.features(x, extra, maps, own_batch=own_batch)
         return self.head(h), h
 
 
 @contextmanager
 def own_statistics(module: nn.Module) -> Iterator[None]:
-    """While this context is open, batch normalisation keeps what it knows of images to itself.
+    """While this context is open, batch normalisation learns no means and variances for the test.
 
-    In training, what goes through is normalised by its own batch, and the running means and
-    variances, by which images will be tested, stay as they are.
+    In training, what goes through is normalised by its own batch, and the running statistics stay
+    as they are. They are those of ID images: at test time an image is normalised by them, and a
+    student that was trained beside outliers on common statistics meets numbers it has never seen.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]

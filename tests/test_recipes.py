@@ -308,7 +308,7 @@ def test_outlier_latents_reach_stem_trunk_and_head_and_no_image_only_stage():
         student, stem = ResNet18(K, width=2), LatentStem(4, 2)
     term, step = make_latent_exposure(stem=stem), make_step()
     images = torch.randn(8, 3, 32, 32, generator=seeded(2))
-    logits, features = student(images, term.extra_maps(8, seeded()))
+    logits, features = student(images, maps=term.extra_maps(8, seeded()))
     assert logits.shape == (24, K)
     step.extra[term.name] = (logits[8:], features[8:])
     unknown = -logits[16:].log_softmax(1).mean()

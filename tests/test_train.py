@@ -256,18 +256,40 @@ def test_a_step_holds_the_teachers_answers_to_the_views_it_shows():
     assert all(spy.training_seen)
 
 
-def test_extra_images_go_through_the_student_in_the_same_batch():
+@pytest.mark.parametrize("own_batch", [True, False])
+def test_extra_images_go_through_the_student_beside_the_batch(own_batch):
     seen = []
     extra = random_images(30, seed=4)
     spy, student = Spy(extra), make_student()
-    student.register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()))
-    train(student=student, terms=torch.nn.ModuleList([CrossEntropy(), spy]))
-    assert {len(x) for x in seen} == {48}
-    for x, step in zip(seen, spy.steps, strict=True):
-        assert_close(x[24:], to_float(extra[:24]))
+    student.register_forward_pre_hook(
+        lambda m, x, how: seen.append((len(x[0]), x[1].clone(), x[2], how["own_batch"])),
+        with_kwargs=True,
+    )
+    settings = replace(SETTINGS, own_batch=own_batch)
+    terms = torch.nn.ModuleList([CrossEntropy(), spy])
+    train(student=student, terms=terms, settings=settings)
+    for (n, x, maps, how), step in zip(seen, spy.steps, strict=True):
+        assert n == 24 and maps is None and how is own_batch
+        assert_close(x, to_float(extra[:24]))
         logits, features = step.extra["spy"]
         assert logits.shape == (24, 3) and features.shape == (24, 16)
         assert step.logits.shape == (24, 3)
+
+
+def test_a_term_gets_back_the_rows_of_its_own_images_and_of_its_own_maps():
+    """Two terms at once, in evaluation mode, where a row does not depend on the others."""
+    images, maps = random_images(6, seed=4), torch.randn(5, 4, 8, 8, generator=seeded(3))
+    student, spies = make_student(), [Spy(images), Spy()]
+    spies[1].name = "maps"
+    spies[1].extra_maps = lambda n, generator: maps
+    settings = replace(SETTINGS, epochs=1, lr=1e-30, batch_size=120)
+    frozen = student.eval()
+    student.train = lambda mode=True: frozen
+    terms = torch.nn.ModuleList([CrossEntropy(), *spies])
+    train(student=student, terms=terms, settings=settings)
+    (step,) = spies[0].steps
+    assert_close(step.extra["spy"][0], student(to_float(images))[0])
+    assert_close(step.extra["maps"][0], student(to_float(images), maps=maps)[0][6:])
 
 
 def test_a_terms_own_parameters_are_trained_at_their_own_rate():
