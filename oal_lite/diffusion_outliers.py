@@ -256,10 +256,16 @@ def encode(
     *,
     batch_size: int = 250,  # noqa: ANN001
 ) -> Float[Tensor, "n c h2 w2"]:
-    """Encode 8-bit images to scaled latents: the mean of the VAE's posterior."""
-    vae = pipeline.vae
-    means = [
-        vae.encode(to_float(x).to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
-        for x in images.split(batch_size)
-    ]
+    """Encode 8-bit images to scaled latents: the mean of the VAE's posterior.
+
+    Images of another size than the pipeline's are resized to it (bilinear, antialiased), so that
+    their latents have the shape of those that `synthesise` makes.
+    """
+    vae, means = pipeline.vae, []
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    for batch in images.split(batch_size):
+        x = to_float(batch).to(vae.device, vae.dtype)
+        if x.shape[-1] != side:
+            x = nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True)
+        means.append(vae.encode(x).latent_dist.mean.float().cpu())
     return torch.cat(means) * vae.config.scaling_factor

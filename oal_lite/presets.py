@@ -31,6 +31,7 @@ class DiffusionSettings:
     steps: int = 20  # of DPM-Solver++; released: 50 of PLMS
     guidance: float = 7.5  # as released
     n_latents: int = 300
+    aligned: bool = True  # False turns the outliers at random first: teacher and tokens then differ
     batch_size: int = 100
 
 
@@ -46,10 +47,12 @@ class TrainSettings:
     batch_size: int = 64  # released: 128
     lr: float = 0.01  # of each arm; released: 0.005
     adapter_lr: float = 0.02  # twice its student's, as released
+    latent_lr: float = 0.05  # of the latent entrance, which starts from random weights
     q_lr: float = 1e-4  # of q where it minimises the bound, as released
     q_fit_lr: float = 1e-3  # of Adam where q is fitted by likelihood
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    own_batch: bool = True  # outliers leave batch normalisation's running statistics to ID images
     n_views: int = 4  # augmented copies drawn before training; the teacher sees the same ones
 
 
@@ -62,6 +65,9 @@ class LossWeights:
     micl_knn: float = 0.1
     micl_diffusion: float = 0.2
     exposure: float = 0.5  # of outlier exposure (Hendrycks et al., ICLR 2019)
+    reconstructions: float = 1.0  # of cross-entropy on ID images out of the autoencoder
+    latent: float = 1.0  # of cross-entropy on encoded ID images, and of what follows
+    latent_exposure: float = 0.5  # of outlier exposure on latents, times `latent`
 
 
 @dataclass(frozen=True)

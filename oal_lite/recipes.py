@@ -6,6 +6,9 @@
     oal-paper         kd + MICL as the text describes it        what does the text say?
     oal-noise         oal-paper on Gaussian noise               does the synthesis matter?
     oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
+    oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
+    oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
+    oal               kd + latent outliers that reach the head  how far can latent outliers go?
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -21,16 +24,26 @@ places, where the released code departs from its text (D1 to D3 in the README):
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from oal_lite.distillation import FeatureAdapter, feature_kd, logit_kd
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
+from oal_lite.students import LatentStem
+from oal_lite.terms import (
+    CrossEntropy,
+    FeatureKD,
+    LatentExposure,
+    LogitKD,
+    Micl,
+    OutlierExposure,
+    Reconstructions,
+    Term,
+)
 
 
 @dataclass(frozen=True)
@@ -52,171 +65,19 @@ class Outliers:
     images: UInt8[Tensor, "n 3 h2 w2"]
 
 
-@dataclass
-class Step:
-    """What the loss terms see of one training step."""
+@dataclass(frozen=True)
+class Autoencoded:
+    """The ID training images as the diffusion model's autoencoder sees them.
 
-    labels: Int[Tensor, " b"]
-    logits: Float[Tensor, "b k"]
-    features: Float[Tensor, "b d"]
-    teacher_features: Float[Tensor, "b t"]
-    teacher_logits: Float[Tensor, "b k"]
-    generator: torch.Generator
-    extra: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-class Term(nn.Module):
-    """One named summand of the loss.
-
-    A term may own parameters, which the main optimiser trains at the term's own rate; it may ask
-    for extra images to go through the student with the batch; it may do something of its own
-    before each step.
+    Attributes:
+        latents: of the encoded images, scaled as the outliers are, (n, c, h, w).
+        labels: (n,).
+        images: the same, decoded again; only the pixel arm with matched ID images looks at them.
     """
 
-    lr: float | None = None  # for the term's own parameters
-
-    def __init__(self, name: str, weight: float):
-        super().__init__()
-        self.name, self.weight = name, weight
-
-    def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"] | None:
-        """Images that the student shall see beside the batch of `n`; none by default."""
-        return None
-
-    def before(self, step: Step) -> None:
-        """Do what must come before this step's loss; nothing by default."""
-
-    def main_parameters(self) -> list[nn.Parameter]:
-        """Parameters for the main optimiser."""
-        return list(self.parameters())
-
-
-class CrossEntropy(Term):
-    """-log softmax(logits)[label], the mean over the batch."""
-
-    def __init__(self):
-        super().__init__("cross-entropy", 1.0)
-
-    def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Evaluate the term."""
-        return F.cross_entropy(step.logits, step.labels)
-
-
-class LogitKD(Term):
-    """KL(softmax teacher || softmax student) on logits; see `distillation.logit_kd`."""
-
-    def __init__(self, weight: float):
-        super().__init__("distil logits", weight)
-
-    def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Evaluate the term."""
-        return logit_kd(step.logits, step.teacher_logits)
-
-
-class FeatureKD(Term):
-    """The same on features, through an adapter that is trained along; see `feature_kd`."""
-
-    def __init__(self, weight: float, teacher_dim: int, student_dim: int, lr: float):
-        super().__init__("distil features", weight)
-        self.adapter = FeatureAdapter(teacher_dim, student_dim)
-        self.lr = lr
-
-    def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Evaluate the term."""
-        return feature_kd(step.features, self.adapter(step.teacher_features))
-
-
-class Micl(Term):
-    """CLUB(outlier -> ID feature), made small; `pairing` and `q` choose between text and code.
-
-    Args:
-        name, weight: of the term.
-        q: the network q(feature | outlier).
-        vectors: outliers, (m, x); classes: (m,).
-        pairing: `"random"` draws any outlier for a feature, `"class"` one of the feature's class.
-        fit: `"bound"` lets q minimise the bound with the student (released);
-            `"likelihood"` fits q on the pairs first, by Adam, and holds it for the bound (CLUB,
-            Cheng et al., ICML 2020, section 3.2).
-        lr: of q.
-    """
-
-    def __init__(
-        self, name: str, weight: float, q: ClubNet, vectors: Tensor, classes: Tensor, *,
-        pairing: str, fit: str, lr: float,
-    ):  # fmt: skip
-        super().__init__(name, weight)
-        if pairing not in ("random", "class") or fit not in ("bound", "likelihood"):
-            raise ValueError(
-                f"pairing={pairing!r}, fit={fit!r}: expected pairing 'random' or 'class', and fit "
-                "'bound' or 'likelihood'"
-            )
-        self.q, self.pairing, self.fit, self.lr = q, pairing, fit, lr
-        self.register_buffer("vectors", vectors, persistent=False)
-        order = classes.argsort(stable=True)
-        counts = classes.bincount()
-        if pairing == "class" and (counts == 0).any():
-            raise ValueError(
-                f"{name}: no outlier of classes {(counts == 0).nonzero().flatten().tolist()}; "
-                "pairing by class needs at least one of each: synthesise more"
-            )
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
-        self._drawn: Tensor | None = None
-        self._optimizer = None
-        if fit == "likelihood":
-            self._optimizer = torch.optim.Adam(q.parameters(), lr=lr)
-
-    def _draw(self, step: Step) -> Float[Tensor, "b x"]:
-        chance = torch.rand(len(step.labels), generator=step.generator).to(self.vectors.device)
-        if self.pairing == "random":
-            return self.vectors[(chance * len(self.vectors)).long()]
-        if len(self.counts) < step.logits.shape[1]:
-            raise ValueError(
-                f"{self.name}: outliers of the first {len(self.counts)} classes only, of "
-                f"{step.logits.shape[1]}; pairing by class needs at least one of each"
-            )
-        within = (chance * self.counts[step.labels]).long()
-        return self.vectors[self.order[self.starts[step.labels] + within]]
-
-    def before(self, step: Step) -> None:
-        """Draw the outliers of this step; fit q on the pairs where it is fitted."""
-        self._drawn = self._draw(step)
-        if self._optimizer is not None:
-            self.q.requires_grad_(True)
-            loss = -self.q.log_likelihood(self._drawn, step.features.detach().float())
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-            self.q.requires_grad_(False)
-
-    def main_parameters(self) -> list[nn.Parameter]:
-        """Those of q only where q has no optimiser of its own."""
-        return [] if self._optimizer is not None else list(self.q.parameters())
-
-    def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Evaluate the bound on this step's pairs."""
-        return self.q.bound(self._drawn, step.features.float())
-
-
-class OutlierExposure(Term):
-    """Cross-entropy to the uniform distribution on outlier images: -mean_k log softmax(logits)_k.
-
-    Source: Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", ICLR 2019, eq. 3.
-    """
-
-    def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"]):
-        super().__init__("outlier exposure", weight)
-        self.register_buffer("images", images, persistent=False)
-
-    def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
-        """As many outlier images as the batch has ID images."""
-        return self.images[torch.randint(len(self.images), (n,), generator=generator)]
-
-    def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Evaluate the term."""
-        logits, _ = step.extra[self.name]
-        return -logits.log_softmax(dim=1).mean()
+    latents: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    images: UInt8[Tensor, "n 3 h2 w2"] | None = None
 
 
 # --- arms -------------------------------------------------------------------------------------
@@ -232,14 +93,18 @@ class Arm:
             place of the synthetic ones, or None.
         distil: both distillation terms.
         micl: (pairing, fit) of both MICL terms, or None.
-        exposure: outlier exposure on the decoded outliers.
+        exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
+            images out of the same decoder; `"real"` images of the validation-OOD classes, whose
+            validation metrics then say nothing; `"latent"`, outliers that are never decoded.
+        latent_vector: how MICL sees a latent, a key of `LATENT_VECTORS`.
     """
 
     question: str
     outliers: str | None = None
     distil: bool = True
     micl: tuple[str, str] | None = None
-    exposure: bool = False
+    exposure: str | None = None
+    latent_vector: str = "column_means"
 
 
 ARMS: dict[str, Arm] = {
@@ -248,7 +113,10 @@ ARMS: dict[str, Arm] = {
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
-    "oe-pixels": Arm("is latent better than pixel?", "farthest", distil=True, exposure=True),
+    "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
+    "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
+    "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
+    "oal": Arm("how far can latent outliers go?", "farthest", exposure="latent"),
 }
 
 
@@ -269,6 +137,13 @@ def column_means(latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n w"]:
     A 4 x 64 x 64 latent becomes 64 numbers; where things are, and in which channel, is lost.
     """
     return latents.mean(dim=(1, 2))
+
+
+LATENT_VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "column_means": column_means,
+    "flattened": lambda latents: latents.flatten(1),
+    "pooled": lambda latents: F.adaptive_avg_pool2d(latents, 4).flatten(1),  # (n, c, 4, 4)
+}
 
 
 def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
@@ -292,35 +167,68 @@ def build_terms(
     student_dim: int,
     weights: LossWeights,
     settings: TrainSettings,
-    latent_vector: Callable[[Tensor], Tensor] = column_means,
+    autoencoded: Autoencoded | None = None,
+    real: UInt8[Tensor, "m 3 h w"] | None = None,
 ) -> nn.ModuleList:
     """Put an arm's loss terms together; the loss is the sum of weight times term.
 
+    Args:
+        arm: what it is made of.
+        outliers: for arms with `arm.outliers`.
+        teacher_dim: width of the teacher's features.
+        student_dim: width of the student's.
+        weights: of the terms.
+        settings: learning rates, and the student's width.
+        autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.
+        real: OOD images for `arm.exposure` of `"real"`.
+
     Raises:
-        ValueError: if the arm needs outliers and gets none.
+        ValueError: if the arm needs something that it does not get.
     """
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
+    if arm.exposure in ("matched", "latent") and autoencoded is None:
+        raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
+    if arm.exposure == "real" and real is None:
+        raise ValueError("exposure 'real' needs OOD images: pass real=")
     terms: list[Term] = [CrossEntropy()]
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
     if arm.micl:
-        pairing, fit = arm.micl
-        how = {"pairing": pairing, "fit": fit}
-        how["lr"] = settings.q_fit_lr if fit == "likelihood" else settings.q_lr
-        seen = latent_vector(outliers.latents)
-        # Widths of the released networks; only their ends follow the data.
-        q_knn = ClubNet(teacher_dim, student_dim, (256,), (256,))
-        q_diffusion = ClubNet(seen.shape[1], student_dim, (32, 16, 256), (256,))
+        terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
+    if arm.exposure == "latent":
+        stem = LatentStem(outliers.latents.shape[1], settings.width)
         terms.append(
-            Micl("MICL k-NN", weights.micl_knn, q_knn, outliers.vectors,
-                 outliers.vector_classes, **how)
+            LatentExposure(
+                weights.latent, weights.latent_exposure, stem, id_latents=autoencoded.latents,
+                labels=autoencoded.labels, outliers=outliers.latents, lr=settings.latent_lr,
+            )
         )  # fmt: skip
+    elif arm.exposure:
+        images = real if arm.exposure == "real" else outliers.images
+        terms.append(OutlierExposure(weights.exposure, images))
+    if arm.exposure == "matched":
         terms.append(
-            Micl("MICL diffusion", weights.micl_diffusion, q_diffusion, seen,
-                 outliers.latent_classes, **how)
-        )  # fmt: skip
-    if arm.exposure:
-        terms.append(OutlierExposure(weights.exposure, outliers.images))
+            Reconstructions(weights.reconstructions, autoencoded.images, autoencoded.labels)
+        )
     return nn.ModuleList(terms)
+
+
+def _micl(
+    arm: Arm, outliers: Outliers, teacher_dim: int, student_dim: int, weights: LossWeights,
+    settings: TrainSettings,
+) -> list[Term]:  # fmt: skip
+    pairing, fit = arm.micl
+    how = {"pairing": pairing, "fit": fit}
+    how["lr"] = settings.q_fit_lr if fit == "likelihood" else settings.q_lr
+    seen = LATENT_VECTORS[arm.latent_vector](outliers.latents)
+    # Widths of the released networks; only their ends follow the data.
+    q_knn = ClubNet(teacher_dim, student_dim, (256,), (256,))
+    q_diffusion = ClubNet(seen.shape[1], student_dim, (32, 16, 256), (256,))
+    return [
+        Micl("MICL k-NN", weights.micl_knn, q_knn, outliers.vectors, outliers.vector_classes,
+             **how),
+        Micl("MICL diffusion", weights.micl_diffusion, q_diffusion, seen,
+             outliers.latent_classes, **how),
+    ]  # fmt: skip

@@ -102,20 +102,77 @@ def summary(results: Sequence[Run], *, device: str) -> dict:
         "made": date.today().isoformat(),
         "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
         "convention": CONVENTION,
-        "table": {
-            arm: {
-                name: {
-                    "values": [column(r) for r in runs],
-                    "seeds": [r.record["seed"] for r in runs],
-                }
-                for name, column in COLUMNS.items()
-            }
-            for arm, runs in by_arm(results).items()
-        },
+        "table": _values(results, COLUMNS),
         "questions": {arm: ARMS[arm].question for arm in by_arm(results)},
         "markdown": markdown(results),
         "runs": [r.record for r in results],
     }
+
+
+def _values(results: Sequence[Run], columns: dict) -> dict:
+    """Per arm and column, every run's value and its seed."""
+    return {
+        arm: {
+            name: {
+                "values": [column(r) for r in runs],
+                "seeds": [r.record["seed"] for r in runs],
+            }
+            for name, column in columns.items()
+        }
+        for arm, runs in by_arm(results).items()
+    }
+
+
+def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) -> dict:
+    """One section of `study.json`: a table, its paired differences, the cost, and every run.
+
+    Args:
+        results: of all arms and seeds of the section.
+        question: that it answers, in words.
+        baselines: arms to which all others are compared, paired by seed.
+    """
+    columns = COLUMNS | {"training seconds": lambda r: r.record["seconds"]["training"]}
+    compared = [(["paired by seed, points", *COLUMNS], paired_rows(results, b)) for b in baselines]
+    tables = [_markdown_table(header, *lines) for header, lines in compared if lines]
+    return {
+        "question": question,
+        "made": date.today().isoformat(),
+        "code": sorted({r.record["code"] for r in results}),
+        "convention": CONVENTION,
+        "table": _values(results, columns),
+        "markdown": "\n\n".join(
+            [_markdown_table(HEADER, *rows(results)), caption(results), *tables]
+        ),
+        "cost": {arm: cost(runs) for arm, runs in by_arm(results).items()},
+        "runs": [_short(r.record) for r in results],
+    }
+
+
+def add_section(path: Path, name: str, content: dict) -> None:
+    """Put one section into `study.json`, new or in the place of its namesake."""
+    study = json.loads(path.read_text()) if path.exists() else {"sections": {}}
+    study["machine"] = f"{platform.machine()}, torch {torch.__version__}"
+    study["sections"][name] = content
+    write_atomically(path, lambda p: p.write_text(json.dumps(study, indent=1)))
+
+
+def cost(runs: Sequence[Run]) -> dict[str, float]:
+    """Mean seconds of every stage that these runs went through, and megabytes of outliers held.
+
+    A stage that was read from the disk, or made for another arm of the seed, has no time here.
+    """
+    stages: dict[str, list[float]] = {}
+    for r in runs:
+        for stage, seconds in r.record["seconds"].items():
+            stages.setdefault(stage, []).append(seconds)
+    means = {f"{stage}, s": sum(x) / len(x) for stage, x in stages.items()}
+    return means | {"extra data, MB": max(r.record.get("extra_mb", 0.0) for r in runs)}
+
+
+def _short(record: dict) -> dict:
+    """A record without its curves and without the scores other than energy."""
+    kept = {k: v for k, v in record.items() if k != "history"}
+    return kept | {"metrics": {"energy": record["metrics"]["energy"]}}
 
 
 def write(

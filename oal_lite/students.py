@@ -4,6 +4,10 @@ Architecture: K. He et al., "Deep Residual Learning for Image Recognition", CVPR
 3.3 and 4.2: a stem, four stages of two basic blocks, average pooling, one linear head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -66,11 +70,79 @@ class ResNet18(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
-    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Pooled features after the last ReLU, so none is negative."""
-        return self.stages(self.stem(x)).mean(dim=(2, 3))
+    def features(
+        self,
+        x: Float[Tensor, "n 3 h w"],
+        extra: Float[Tensor, "e 3 h w"] | None = None,
+        maps: Float[Tensor, "m c h2 w2"] | None = None,
+        *,
+        own_batch: bool = True,
+    ) -> Float[Tensor, "n_e_m d"]:
+        """Pooled features after the last ReLU, so none is negative; arguments as in `forward`."""
+        half = self.stages[:2](self.stem(x))
+        parts = [self.stages[2:](half)]
+        with own_statistics(self) if own_batch else nullcontext():
+            if extra is not None:
+                parts.append(self.stages(self.stem(extra)))
+            if maps is not None:
+                maps = F.interpolate(maps.to(half), size=half.shape[-2:])
+                parts.append(self.stages[2:](maps))
+        return torch.cat([h.mean(dim=(2, 3)) for h in parts])
 
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
-        """Return logits (n, classes) and pooled features (n, d)."""
-        h = self.features(x)
+    def forward(
+        self,
+        x: Float[Tensor, "n 3 h w"],
+        extra: Float[Tensor, "e 3 h w"] | None = None,
+        maps: Float[Tensor, "m c h2 w2"] | None = None,
+        *,
+        own_batch: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (rows, classes) and pooled features (rows, d).
+
+        Args:
+            x: images.
+            extra: images for a loss term: outliers, for example. Their rows follow those of x.
+            maps: feature maps, of `LatentStem` for example, that enter before the third stage,
+                resized to those of the images. Their rows come last.
+            own_batch: extra images and maps leave the running statistics to x (`own_statistics`).
+        """
+        h = self.features(x, extra, maps, own_batch=own_batch)
         return self.head(h), h
+
+
+@contextmanager
+def own_statistics(module: nn.Module) -> Iterator[None]:
+    """While this context is open, batch normalisation learns no means and variances for the test.
+
+    In training, what goes through is normalised by its own batch, and the running statistics stay
+    as they are. They are those of ID images: at test time an image is normalised by them, and a
+    student that was trained beside outliers on common statistics meets numbers it has never seen.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    try:
+        for m in norms:
+            m.momentum = 0.0
+        yield
+    finally:
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+
+
+class LatentStem(nn.Sequential):
+    """The latent entrance: two convolutions make of a VAE latent a map for the third stage.
+
+    So the student's second half reads an image that was never decoded as it reads one that was
+    photographed. The stem serves training only; a trained student keeps its size and speed.
+
+    Args:
+        latent_channels: of the latents; 4 for Stable Diffusion v1.
+        width: the student's, as in `ResNet18`.
+    """
+
+    def __init__(self, latent_channels: int, width: int):
+        n = 2 * width
+        super().__init__(
+            _conv3x3(latent_channels, n), nn.BatchNorm2d(n), nn.ReLU(),
+            _conv3x3(n, n), nn.BatchNorm2d(n), nn.ReLU(),
+        )  # fmt: skip

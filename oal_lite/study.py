@@ -20,21 +20,26 @@ from torch import Tensor, nn
 
 from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
-from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
+from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
-from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.recipes import Arm, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
+from oal_lite.terms import CrossEntropy
 from oal_lite.train import Views, draw_views, fit, predict
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
-SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
+# What shows, or only chooses among runs, cannot change one.
+SHOWING = (
+    "__main__.py", "ablations.py", "checks.py", "claims.py", "plots.py", "report.py",
+    "study_command.py",
+)  # fmt: skip
 
 
 class Materials:
@@ -130,7 +135,8 @@ class Materials:
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        return self._kept("start", lambda: self._timed("start", sentence, make))
+        unseen = ("pipeline", "n_per_class", "knn", "diffusion", "weights")
+        return self._kept("start", lambda: self._timed("start", sentence, make), unseen)
 
     def student(self) -> ResNet18:
         """An untrained student, the same for every arm of this seed."""
@@ -154,19 +160,45 @@ class Materials:
                 )
             else:
                 made = self._kept(
-                    f"outliers-{selection}", lambda: vars(self._synthesise(selection))
-                )
+                    f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
+                    ("train", "weights"),
+                )  # fmt: skip
                 made = Outliers(**made)
             self._outliers[selection] = made
         return self._outliers[selection]
 
-    def _kept(self, what: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors from the folder of runs if they are there; otherwise made, and put there."""
+    @cached_property
+    def id_latents(self) -> Float[Tensor, "n c h w"]:
+        """The training images, encoded; the same for every seed."""
+        images = self.benchmark.train.images
+        return self._timed(
+            "encoding", f"autoencoder: {len(images):,} training images encoded",
+            lambda: encode(self.pipeline, images),
+        )  # fmt: skip
+
+    def autoencoded(self, *, decoded: bool) -> Autoencoded:
+        """The training images encoded and, where asked, decoded again."""
+        images = None
+        if decoded:
+            images = self._timed(
+                "decoding (ID images)", "autoencoder: training images decoded again",
+                lambda: decode(self.pipeline, self.id_latents),
+            )  # fmt: skip
+        return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
+
+    def _kept(
+        self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Tensors from the folder of runs if they are there; otherwise made, and put there.
+
+        `unseen` names the parts of the preset on which they do not depend, so that an ablation of
+        one stage does not repeat the others.
+        """
         if self.runs is None:
             return make()
         from safetensors.torch import load_file, save_file
 
-        path = run_path(self.runs, self.preset, what, self.seed, "safetensors")
+        path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
         if not path.exists():
             made = {name: tensor.contiguous() for name, tensor in make().items()}
             write_atomically(path, lambda p: save_file(made, p))
@@ -188,7 +220,8 @@ class Materials:
         latents = self._timed(
             f"latents ({selection})", f"diffusion: {settings.n_latents} latents",
             lambda: synthesise(
-                self.pipeline, vectors[picks], [names[c] for c in classes[picks].tolist()],
+                self.pipeline, self._as_tokens(vectors[picks]),
+                [names[c] for c in classes[picks].tolist()],
                 prompt=settings.prompt, steps=settings.steps, guidance=settings.guidance,
                 batch_size=settings.batch_size, progress=True,
                 generator=generator_for(self.seed, "latents", selection),
@@ -201,6 +234,19 @@ class Materials:
         # MICL reads the vectors at the length at which they entered the prompt.
         lengths = word_embeddings(self.pipeline, names).norm(dim=1)
         return Outliers(vectors * lengths[classes, None], classes, latents, classes[picks], images)
+
+    def _as_tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Outliers as the prompt gets them; turned by a random rotation where nothing is aligned.
+
+        The released OAL puts a feature of one network into the token space of another (D5). A
+        rotation does the same to the shipped models, whose two spaces are one: it keeps lengths
+        and angles, and takes away what a direction means.
+        """
+        if self.preset.diffusion.aligned:
+            return vectors
+        d = vectors.shape[1]
+        noise = torch.randn(d, d, generator=generator_for(self.seed, "rotation"))
+        return vectors @ torch.linalg.qr(noise).Q
 
 
 def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -281,17 +327,25 @@ def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str,
 
 
 def train_one(
-    arm_name: str, materials: Materials, *, device: str | None = None, progress: bool = True
-) -> tuple[Run, nn.Module]:
+    arm_name: str, materials: Materials, *, arm: Arm | None = None, device: str | None = None,
+    progress: bool = True,
+) -> tuple[Run, nn.Module]:  # fmt: skip
     """Train and score one student; the seed is that of the materials.
+
+    `arm` is looked up by its name if None; with it, the name is only a label.
 
     Students of one seed start from the same weights and see the same views, whatever the arm, so
     that arms can be compared seed by seed.
     """
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
-    arm = get_arm(arm_name)
+    arm = arm or get_arm(arm_name)
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
+    autoencoded = real = None
+    if arm.exposure in ("matched", "latent"):
+        autoencoded = materials.autoencoded(decoded=arm.exposure == "matched")
+    elif arm.exposure == "real":
+        real = torch.cat([s.images for s in benchmark.validation_ood.values()])
     student = materials.student()
     student.load_state_dict(materials.start)
     with torch.random.fork_rng(devices=[]):  # adapters and q draw their weights there too
@@ -299,6 +353,7 @@ def train_one(
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
+            autoencoded=autoencoded, real=real,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
@@ -307,9 +362,11 @@ def train_one(
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
-        "arm": arm_name, "seed": seed, "preset": _portable(preset), "code": code_version(),
+        "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": _portable(preset),
+        "code": code_version(),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {"training": round(history.seconds, 2), **materials.seconds},
+        "extra_mb": round(sum(b.nbytes for t in terms for b in t.buffers(recurse=False)) / 1e6, 3),
     }  # fmt: skip
     return Run(record, scores), student
 
@@ -324,16 +381,19 @@ def _portable(preset: Preset) -> dict:
 # --- arms x seeds -----------------------------------------------------------------------------
 
 
-def run_path(runs: Path, preset: Preset, what: str, seed: int, ending: str) -> Path:
-    """Where a run's file lies; the name holds a hash of all settings and of the code."""
-    key = json.dumps([_portable(preset), code_version()], sort_keys=True)
+def run_path(
+    runs: Path, preset: Preset, what: str, seed: int, ending: str, *, unseen: Sequence[str] = ()
+) -> Path:
+    """Where a run's file lies; the name holds a hash of the code and of all but unseen settings."""
+    seen = {name: value for name, value in _portable(preset).items() if name not in unseen}
+    key = json.dumps([seen, code_version()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:10]
     return runs / preset.name / f"{what}-seed{seed}-{digest}.{ending}"
 
 
 def run(
     preset: Preset,
-    arms: Sequence[str],
+    arms: Sequence[str] | Mapping[str, Arm],
     seeds: Iterable[int],
     *,
     runs: str | Path = "runs",
@@ -345,7 +405,7 @@ def run(
 
     Args:
         preset: all settings.
-        arms: names of `recipes.ARMS`.
+        arms: names of `recipes.ARMS`, or arms by a label of their own.
         seeds: one run each; arms are paired by seed.
         runs: folder of the run files.
         device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
@@ -357,22 +417,21 @@ def run(
     """
     from safetensors.torch import load_file, save_file
 
-    for arm in arms:
-        get_arm(arm)
+    arms = arms if isinstance(arms, Mapping) else {name: get_arm(name) for name in arms}
     seeds, results = list(seeds), []
     for seed in seeds:
         materials = Materials(
             preset, seed, device=device or default_device(), runs=runs, progress=progress
         )
-        for arm in arms:
-            record_path = run_path(Path(runs), preset, arm, seed, "json")
+        for label, arm in arms.items():
+            record_path = run_path(Path(runs), preset, label, seed, "json")
             scores_path = record_path.with_suffix(".safetensors")
             if record_path.exists() and scores_path.exists() and not fresh:
-                progress(f"{arm}, seed {seed}: read from {record_path}")
+                progress(f"{label}, seed {seed}: read from {record_path}")
                 record = json.loads(record_path.read_text())
                 results.append(Run(record, load_file(scores_path)))
                 continue
-            result, _ = train_one(arm, materials, device=device)
+            result, _ = train_one(label, materials, arm=arm, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(
@@ -385,3 +444,9 @@ def run(
 def default_device() -> str:
     """The GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    from oal_lite.study_command import main
+
+    raise SystemExit(main())

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite.presets import TrainSettings
-from oal_lite.recipes import Step, Term
 from oal_lite.teacher import Teacher, to_float
+from oal_lite.terms import Step, Term
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def fit(
 ) -> History:
     """Train a student in place: SGD with Nesterov momentum, learning rate on half a cosine.
 
-    Loss of a step: sum over terms of weight * term. Where a term asks for extra images they go
-    through the student in the same batch as the ID images, so batch normalisation sees both.
+    Loss of a step: sum over terms of weight * term. Where a term asks for extra images or maps they
+    go through the student beside the ID images, as a batch of their own (`settings.own_batch`).
 
     Args:
         student: maps images to (logits, features).
@@ -171,12 +171,20 @@ def fit(
         order = torch.randperm(n, generator=generator)[: n // size * size].view(-1, size)
         for pick in order:
             view = torch.randint(len(views.images), (size,), generator=generator)
-            extras = {t.name: t.extra_images(size, generator) for t in terms}
-            extras = {name: x for name, x in extras.items() if x is not None}
-            shown = [views.images[view, pick], *extras.values()]
-            x = torch.cat([images.to(device) for images in shown])
+            asked = {t.name: t.extra_images(size, generator) for t in terms}
+            images = {name: x for name, x in asked.items() if x is not None}
             with accelerator.autocast():
-                logits, features = student(_input(x, device))
+                asked = {t.name: t.extra_maps(size, generator) for t in terms}
+                maps = {name: m for name, m in asked.items() if m is not None}
+                x, extra = (
+                    _input(torch.cat([i.to(device) for i in batch]), device) if batch else None
+                    for batch in ([views.images[view, pick]], list(images.values()))
+                )
+                logits, features = student(
+                    x, extra, torch.cat(list(maps.values())) if maps else None,
+                    own_batch=settings.own_batch,
+                )  # fmt: skip
+            extras = images | maps
             parts = [size, *map(len, extras.values())]
             logits, *more_logits = logits.split(parts)
             features, *more_features = features.split(parts)

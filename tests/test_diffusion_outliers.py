@@ -319,3 +319,9 @@ def test_encoded_images_are_scaled_means_of_the_posterior(pipe):
     with torch.no_grad():
         mean = pipe.vae.encode(images / 127.5 - 1).latent_dist.mean
     assert_close(encoded, mean * 0.7, atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_another_size_are_encoded_to_latents_of_the_pipelines_own(pipe):
+    grey = torch.full((2, 3, 16, 16), 99, dtype=torch.uint8)
+    larger = torch.full((2, 3, 32, 32), 99, dtype=torch.uint8)
+    assert_close(encode(pipe, grey), encode(pipe, larger), atol=1e-4, rtol=1e-4)

@@ -9,17 +9,25 @@ from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.recipes import (
     ARMS,
-    CrossEntropy,
-    FeatureKD,
-    LogitKD,
-    Micl,
-    OutlierExposure,
+    LATENT_VECTORS,
+    Arm,
+    Autoencoded,
     Outliers,
-    Step,
     build_terms,
     column_means,
     gaussian_like,
     get_arm,
+)
+from oal_lite.students import LatentStem, ResNet18
+from oal_lite.terms import (
+    CrossEntropy,
+    FeatureKD,
+    LatentExposure,
+    LogitKD,
+    Micl,
+    OutlierExposure,
+    Reconstructions,
+    Step,
 )
 
 T, D, K = 6, 5, 3  # widths of teacher and student features; classes
@@ -52,10 +60,18 @@ def make_outliers(classes=(2, 0, 1, 1, 2, 0, 0, 2, 2, 1)):
     return Outliers(vectors, classes, torch.randn(n, 4, 8, 8, generator=g), classes, images)
 
 
+def make_autoencoded(n=6):
+    """ID images whose every latent number, and every pixel, is the image's place."""
+    places = torch.arange(n).view(-1, 1, 1, 1)
+    latents = places.expand(-1, 4, 8, 8).float()
+    return Autoencoded(latents, torch.arange(n) % K, places.expand(-1, 3, 8, 8).to(torch.uint8))
+
+
 def terms_of(name, weights=None, outliers=None):
     return build_terms(
-        ARMS[name], outliers=outliers or make_outliers(), teacher_dim=T, student_dim=D,
-        weights=weights or LossWeights(), settings=TrainSettings(),
+        ARMS[name] if isinstance(name, str) else name, outliers=outliers or make_outliers(),
+        teacher_dim=T, student_dim=D, weights=weights or LossWeights(), settings=TrainSettings(),
+        autoencoded=make_autoencoded(), real=torch.full((9, 3, 8, 8), 7, dtype=torch.uint8),
     )  # fmt: skip
 
 
@@ -83,6 +99,9 @@ MICL = {"MICL k-NN": 0.1, "MICL diffusion": 0.2}
         ("oal-paper", KD | MICL),
         ("oal-noise", KD | MICL),
         ("oe-pixels", KD | {"outlier exposure": 0.5}),
+        ("oe-pixels-matched", KD | {"outlier exposure": 0.5, "reconstructions": 1.0}),
+        ("oe-real", KD | {"outlier exposure": 0.5}),
+        ("oal", KD | {"latent exposure": 1.0}),
     ],
 )
 def test_every_arm_is_cross_entropy_and_its_own_terms_at_the_papers_weights(name, expected):
@@ -116,9 +135,10 @@ def test_the_oal_arms_differ_in_selection_pairs_and_q(name, pairing, fit, select
 @pytest.mark.parametrize("name", ARMS)
 def test_the_terms_of_every_arm_give_a_finite_loss_and_a_gradient(name):
     terms, step = terms_of(name), make_step()
-    extra = (torch.randn(8, K, generator=seeded(3)), torch.zeros(8, D))
-    step.extra = {t.name: extra for t in terms if isinstance(t, OutlierExposure)}
     for term in terms:
+        asked = [term.extra_images(8, seeded(3)), term.extra_maps(8, seeded(3))]
+        for extra in (x for x in asked if x is not None):
+            step.extra[term.name] = torch.randn(len(extra), K), torch.zeros(len(extra), D)
         term.before(step)
     sum(t.weight * t(step) for t in terms).backward()
     assert step.logits.grad.abs().sum() > 0 and step.logits.grad.isfinite().all()
@@ -143,6 +163,36 @@ def test_an_arm_that_needs_outliers_says_so(name):
             ARMS[name], outliers=None, teacher_dim=T, student_dim=D, weights=LossWeights(),
             settings=TrainSettings(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("oe-pixels-matched", "autoencoded="), ("oal", "autoencoded="), ("oe-real", "real=")],
+)
+def test_an_arm_that_needs_other_images_says_so(name, missing):
+    with pytest.raises(ValueError, match=missing):
+        build_terms(
+            ARMS[name], outliers=make_outliers(), teacher_dim=T, student_dim=D,
+            weights=LossWeights(), settings=TrainSettings(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LATENT_VECTORS)
+def test_every_way_to_make_a_vector_of_a_latent_serves_micl(how):
+    outliers = make_outliers()
+    arm = Arm("?", "farthest", micl=("random", "bound"), latent_vector=how)
+    diffusion = terms_of(arm, outliers=outliers)[-1]
+    width = {"column_means": 8, "flattened": 256, "pooled": 64}[how]
+    assert diffusion.vectors.shape == (10, width) and diffusion.q.x_dim == width
+
+
+def test_pooling_a_latent_keeps_channels_and_places():
+    latent = torch.zeros(1, 2, 8, 8)
+    latent[0, 1, :2, 2:4] = torch.tensor([[1.0, 2], [3, 6]])
+    pooled = LATENT_VECTORS["pooled"](latent)
+    expected = torch.zeros(32)
+    expected[17] = 3  # second channel, first row, second column of 4 x 4
+    assert_close(pooled[0], expected)
 
 
 # --- terms that look at the batch only ---------------------------------------------------------
@@ -197,6 +247,78 @@ def test_outlier_exposure_asks_for_as_many_of_its_images_as_the_batch_has():
     assert same.any(1).all(), "an image that is none of the outliers"
     assert same.sum(0).min() > 15  # 40 of each on average
     assert torch.equal(drawn, term.extra_images(400, seeded()))
+
+
+def test_the_pixel_arms_look_at_decoded_outliers_and_the_oracle_at_real_images():
+    outliers = make_outliers()
+    for name in ("oe-pixels", "oe-pixels-matched"):
+        (term,) = [t for t in terms_of(name, outliers=outliers) if isinstance(t, OutlierExposure)]
+        assert torch.equal(term.images, outliers.images)
+    (oracle,) = [t for t in terms_of("oe-real") if isinstance(t, OutlierExposure)]
+    assert (oracle.images == 7).all() and ARMS["oe-real"].outliers is None
+
+
+def test_reconstructions_are_half_a_batch_of_id_images_with_their_own_labels():
+    made, step = make_autoencoded(), make_step()
+    term = Reconstructions(1.0, made.images, made.labels)
+    drawn = term.extra_images(8, seeded())
+    assert drawn.shape == (4, 3, 8, 8)
+    labels = drawn[:, 0, 0, 0].long() % K  # a pixel is the image's place
+    logits = torch.randn(4, K, generator=seeded(1))
+    step.extra[term.name] = (logits, torch.zeros(4, D))
+    assert_close(term(step), F.cross_entropy(logits, labels))
+
+
+# --- latent exposure ---------------------------------------------------------------------------
+
+
+def make_latent_exposure(outlier_weight=0.5, stem=None):
+    made = make_autoencoded()
+    outliers = torch.full((3, 4, 8, 8), -1.0)
+    outliers[..., 0] = -2  # the left edge, so that a mirrored one can be told
+    return LatentExposure(
+        1.0, outlier_weight, stem or torch.nn.Identity(), id_latents=made.latents,
+        labels=made.labels, outliers=outliers, lr=0.03,
+    )  # fmt: skip
+
+
+def test_latent_exposure_has_the_value_worked_out_by_hand():
+    """CE of (2, 0, -1) at class 0 is 0.169846; to uniform, (-3, -2, -1) costs 1.407606."""
+    term, step = make_latent_exposure(outlier_weight=0.5), make_step()
+    term._drawn = torch.tensor([0])
+    step.extra[term.name] = (torch.tensor([[2.0, 0, -1], [-3, -2, -1]]), torch.zeros(2, D))
+    assert term(step).item() == pytest.approx(0.169846 + 0.5 * 1.407606, abs=1e-6)
+
+
+def test_known_latents_come_first_with_their_labels_and_half_of_all_are_mirrored():
+    term = make_latent_exposure()
+    maps = term.extra_maps(400, seeded())
+    known, unknown = maps.chunk(2)
+    assert (known >= 0).all() and (unknown < 0).all() and len(known) == 400
+    assert torch.equal(known[:, 0, 0, 0].long() % K, term.labels[term._drawn])
+    mirrored = (unknown[..., -1] == -2).all((1, 2))
+    assert ((unknown[..., 0] == -2).all((1, 2)) ^ mirrored).all()
+    assert 140 < mirrored.sum() < 260
+    assert (term.outliers[..., 0] == -2).all(), "the kept outliers have been overwritten"
+
+
+def test_outlier_latents_reach_stem_trunk_and_head_and_no_image_only_stage():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student, stem = ResNet18(K, width=2), LatentStem(4, 2)
+    term, step = make_latent_exposure(stem=stem), make_step()
+    images = torch.randn(8, 3, 32, 32, generator=seeded(2))
+    logits, features = student(images, maps=term.extra_maps(8, seeded()))
+    assert logits.shape == (24, K)
+    step.extra[term.name] = (logits[8:], features[8:])
+    unknown = -logits[16:].log_softmax(1).mean()
+    own = torch.autograd.grad(unknown, [*stem.parameters(), *student.stages[2:].parameters(),
+                                        *student.head.parameters()], retain_graph=True)  # fmt: skip
+    assert all(g.abs().sum() > 0 for g in own)
+    term(step).backward()
+    assert all(p.grad.abs().sum() > 0 for p in student.stages[2:].parameters())
+    assert student.stem[0].weight.grad is None or student.stem[0].weight.grad.abs().sum() == 0
+    assert set(term.main_parameters()) == set(stem.parameters()) and term.lr == 0.03
 
 
 # --- MICL: pairs -------------------------------------------------------------------------------

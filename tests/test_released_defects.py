@@ -13,7 +13,8 @@ import torch
 from oal_lite.knn_outliers import select_candidates
 from oal_lite.mutual_information import gaussian_mutual_information, sample_correlated_gaussians
 from oal_lite.presets import LossWeights, TrainSettings
-from oal_lite.recipes import ARMS, Micl, Outliers, Step, build_terms
+from oal_lite.recipes import ARMS, Outliers, build_terms
+from oal_lite.terms import Micl, Step
 
 RELEASED, PAPER = ARMS["oal-as-released"], ARMS["oal-paper"]
 

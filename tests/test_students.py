@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oal_lite.students import ResNet18
+from oal_lite.students import LatentStem, ResNet18
 
 
 def n_parameters(model):
@@ -58,6 +58,47 @@ def test_a_signal_neither_vanishes_nor_explodes_at_the_start():
         torch.manual_seed(0)
         student = ResNet18(5, width=16)
     assert 0.1 < student(images(16))[1].std() < 10
+
+
+# --- the latent entrance -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stem", "size"), [("small", 32), ("large", 64)])
+def test_latents_enter_before_the_third_stage_and_come_out_after_the_images(stem, size):
+    student = ResNet18(5, width=4, stem=stem).eval()
+    maps = LatentStem(4, 4).eval()(torch.randn(2, 4, 8, 8))
+    logits, features = student(images(size=size), maps=maps)
+    assert logits.shape == (5, 5) and features.shape == (5, 32)
+    torch.testing.assert_close(logits[:3], student(images(size=size))[0])
+    torch.testing.assert_close(student.head(features), logits)
+
+
+def test_maps_of_the_images_themselves_give_the_features_of_the_images():
+    student, x = ResNet18(5, width=4).eval(), images()
+    h = student.stages[:2](student.stem(x))
+    first, again = student(x, maps=h)[0].chunk(2)
+    torch.testing.assert_close(first, again)
+
+
+@pytest.mark.parametrize("kind", ["extra", "maps"])
+@pytest.mark.parametrize("own_batch", [True, False])
+def test_what_joins_the_images_leaves_the_running_statistics_to_them(kind, own_batch):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        students = [ResNet18(5, width=4) for _ in range(2)]
+        joins = {"extra": 3 + images(6), "maps": 3 + torch.randn(6, 8, 8, 8)}[kind]
+    students[1].load_state_dict(students[0].state_dict())
+    alone = students[0](images(8))[0]
+    joined = students[1](images(8), **{kind: joins}, own_batch=own_batch)[0]
+    assert joined.shape == (14, 5)
+    torch.testing.assert_close(joined[:8], alone)  # in training each batch has its own statistics
+    same = [
+        torch.equal(a, b)
+        for (name, a), b in zip(students[0].named_buffers(), students[1].buffers(), strict=True)
+        if "running" in name
+    ]
+    assert all(same) == own_batch
+    assert {m.momentum for m in students[1].modules() if hasattr(m, "momentum")} == {0.1}
 
 
 def test_an_unknown_stem_is_named():

@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from oal_lite.presets import LossWeights, TrainSettings
-from oal_lite.recipes import ARMS, CrossEntropy, Outliers, Term, build_terms
+from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms
 from oal_lite.students import ResNet18
 from oal_lite.teacher import to_float
+from oal_lite.terms import CrossEntropy, Term
 from oal_lite.train import Views, augment, draw_views, fit, predict
 
 SETTINGS = TrainSettings(width=2, epochs=2, batch_size=24, n_views=2)
@@ -59,7 +60,10 @@ def make_terms(arm, student):
         torch.manual_seed(1)
         return build_terms(
             ARMS[arm], outliers=make_outliers(), teacher_dim=6, student_dim=student.feature_dim,
-            weights=LossWeights(), settings=SETTINGS,
+            weights=LossWeights(), settings=SETTINGS, real=random_images(12),
+            autoencoded=Autoencoded(
+                torch.randn(9, 4, 8, 8, generator=seeded(6)), torch.arange(9) % 3, random_images(9)
+            ),
         )  # fmt: skip
 
 
@@ -252,18 +256,40 @@ def test_a_step_holds_the_teachers_answers_to_the_views_it_shows():
     assert all(spy.training_seen)
 
 
-def test_extra_images_go_through_the_student_in_the_same_batch():
+@pytest.mark.parametrize("own_batch", [True, False])
+def test_extra_images_go_through_the_student_beside_the_batch(own_batch):
     seen = []
     extra = random_images(30, seed=4)
     spy, student = Spy(extra), make_student()
-    student.register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()))
-    train(student=student, terms=torch.nn.ModuleList([CrossEntropy(), spy]))
-    assert {len(x) for x in seen} == {48}
-    for x, step in zip(seen, spy.steps, strict=True):
-        assert_close(x[24:], to_float(extra[:24]))
+    student.register_forward_pre_hook(
+        lambda m, x, how: seen.append((len(x[0]), x[1].clone(), x[2], how["own_batch"])),
+        with_kwargs=True,
+    )
+    settings = replace(SETTINGS, own_batch=own_batch)
+    terms = torch.nn.ModuleList([CrossEntropy(), spy])
+    train(student=student, terms=terms, settings=settings)
+    for (n, x, maps, how), step in zip(seen, spy.steps, strict=True):
+        assert n == 24 and maps is None and how is own_batch
+        assert_close(x, to_float(extra[:24]))
         logits, features = step.extra["spy"]
         assert logits.shape == (24, 3) and features.shape == (24, 16)
         assert step.logits.shape == (24, 3)
+
+
+def test_a_term_gets_back_the_rows_of_its_own_images_and_of_its_own_maps():
+    """Two terms at once, in evaluation mode, where a row does not depend on the others."""
+    images, maps = random_images(6, seed=4), torch.randn(5, 4, 8, 8, generator=seeded(3))
+    student, spies = make_student(), [Spy(images), Spy()]
+    spies[1].name = "maps"
+    spies[1].extra_maps = lambda n, generator: maps
+    settings = replace(SETTINGS, epochs=1, lr=1e-30, batch_size=120)
+    frozen = student.eval()
+    student.train = lambda mode=True: frozen
+    terms = torch.nn.ModuleList([CrossEntropy(), *spies])
+    train(student=student, terms=terms, settings=settings)
+    (step,) = spies[0].steps
+    assert_close(step.extra["spy"][0], student(to_float(images))[0])
+    assert_close(step.extra["maps"][0], student(to_float(images), maps=maps)[0][6:])
 
 
 def test_a_terms_own_parameters_are_trained_at_their_own_rate():

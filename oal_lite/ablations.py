@@ -1,0 +1,164 @@
+"""Ablations: what is each piece worth? A table of named questions, and the arms that answer them.
+
+An ablation takes one arm and changes one thing at a time. A change is a line such as
+`{"knn.sigma": 0.17}`: a field of the preset's stage, or of the arm itself (`"arm.outliers"`).
+The label of a run is made from its changes, so it says what was run and cannot say anything else.
+
+    python -m oal_lite.study --ablation selection --seeds 8
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from oal_lite.presets import Preset
+from oal_lite.recipes import Arm, get_arm
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One question.
+
+    Attributes:
+        question: in words.
+        arms: names of the unchanged arms; differences are taken to the first.
+        variations: (arm, changes), each another run.
+    """
+
+    question: str
+    arms: tuple[str, ...]
+    variations: tuple[tuple[str, Changes], ...]
+
+
+def _each(arm: str, key: str, *values: Any) -> tuple[tuple[str, Changes], ...]:
+    return tuple((arm, {key: value}) for value in values)
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "selection": Ablation(
+        "does it matter which candidates the k-NN step keeps?", ("oal-paper", "oal"),
+        (
+            *_each("oal-paper", "arm.outliers", "as_released", "random"),
+            *_each("oal", "arm.outliers", "as_released", "random"),
+        ),
+    ),
+    "synthesis": Ablation(
+        "does it matter that the outliers are outliers?", ("oal", "kd"),
+        (
+            *_each("oal", "arm.outliers", "noise"),
+            *_each("oal", "weights.latent_exposure", 0.0),
+        ),
+    ),
+    "pairing": Ablation(
+        "random pairs, or pairs of one class?", ("oal-paper",),
+        _each("oal-paper", "arm.micl", ("random", "likelihood")),
+    ),
+    "q": Ablation(
+        "does it matter that q is fitted?", ("oal-paper",),
+        _each("oal-paper", "arm.micl", ("class", "bound"), ("random", "bound")),
+    ),
+    "kinds": Ablation(
+        "k-NN outliers, diffusion outliers, or both?", ("oal-paper", "kd"),
+        (
+            *_each("oal-paper", "weights.micl_diffusion", 0.0),
+            *_each("oal-paper", "weights.micl_knn", 0.0),
+        ),
+    ),
+    "latent-vector": Ablation(
+        "does MICL see more in a latent than 8 column means?", ("oal-paper",),
+        _each("oal-paper", "arm.latent_vector", "pooled", "flattened"),
+    ),
+    "number": Ablation(
+        "how many outliers are needed, as latents and as images?", ("oal", "oe-pixels-matched"),
+        (
+            *_each("oal", "diffusion.n_latents", 30, 100, 1000),
+            *_each("oe-pixels-matched", "diffusion.n_latents", 30, 100, 1000),
+        ),
+    ),
+    "sigma": Ablation(
+        "how far should noise push a boundary point?", ("oal", "oal-paper"),
+        (
+            *_each("oal", "knn.sigma", 0.035, 0.17, 0.3),
+            *_each("oal-paper", "knn.sigma", 0.17),
+        ),
+    ),
+    "k": Ablation(
+        "whose distance tells the boundary?", ("oal",), _each("oal", "knn.k", 10, 100, 450)
+    ),
+    "distillation": Ablation(
+        "logits, features, or both?", ("kd", "ce"),
+        (*_each("kd", "weights.kd_features", 0.0), *_each("kd", "weights.kd_logits", 0.0)),
+    ),
+    "guidance": Ablation(
+        "how hard should the prompt pull?", ("oal",), _each("oal", "diffusion.guidance", 1.0, 3.0)
+    ),
+    "statistics": Ablation(
+        "may outliers move the statistics of batch normalisation?", ("oal", "oe-pixels-matched"),
+        (
+            *_each("oal", "train.own_batch", False),
+            *_each("oe-pixels-matched", "train.own_batch", False),
+        ),
+    ),
+    "alignment": Ablation(
+        "does it matter that a feature means something as a token?", ("oal",),
+        _each("oal", "diffusion.aligned", False),
+    ),
+    "decoding": Ablation(
+        "latents, or the same outliers decoded, at which cost?",
+        ("oal", "oe-pixels-matched", "oe-pixels"), (),
+    ),
+}  # fmt: skip
+
+
+def get_ablation(name: str) -> Ablation:
+    """Look up an ablation.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in ABLATIONS:
+        raise ValueError(f"unknown ablation {name!r}; choose from {', '.join(ABLATIONS)}")
+    return ABLATIONS[name]
+
+
+def vary(arm: Arm, preset: Preset, changes: Changes) -> tuple[Arm, Preset]:
+    """Apply changes such as `{"knn.sigma": 0.17, "arm.outliers": "random"}`.
+
+    Raises:
+        ValueError: for a field that is not there.
+    """
+    for key, value in changes.items():
+        stage, _, name = key.partition(".")
+        part = arm if stage == "arm" else getattr(preset, stage, None)
+        known = {f.name for f in fields(part)} if hasattr(part, "__dataclass_fields__") else set()
+        if name not in known:
+            raise ValueError(
+                f"unknown setting {key!r}; write 'arm.<field of Arm>' or '<stage>.<field>', with a "
+                "stage of the preset: knn, diffusion, train, weights"
+            )
+        if stage == "arm":
+            arm = replace(arm, **{name: value})
+        else:
+            preset = replace(preset, **{stage: replace(part, **{name: value})})
+    return arm, preset
+
+
+def label(arm: str, changes: Changes) -> str:
+    """Name of a varied arm: `"oal+knn.sigma=0.17"`. It is also part of a file's name."""
+    parts = [arm]
+    for key, value in changes.items():
+        shown = "-".join(value) if isinstance(value, tuple) else value
+        parts.append(f"{key.removeprefix('arm.')}={shown}")
+    return "+".join(parts)
+
+
+def jobs(ablation: Ablation, preset: Preset) -> list[tuple[dict[str, Arm], Preset]]:
+    """What to run: arms by label, and the preset to run them with, for `study.run`."""
+    plain = {name: get_arm(name) for name in ablation.arms}
+    varied = []
+    for name, changes in ablation.variations:
+        arm, changed = vary(get_arm(name), preset, changes)
+        varied.append(({label(name, changes): arm}, changed))
+    return [(plain, preset), *varied]

@@ -1,0 +1,109 @@
+"""Ablations: every line of the table can be run, and a label says what was run."""
+
+import json
+
+import pytest
+
+from oal_lite import study
+from oal_lite.ablations import ABLATIONS, Ablation, get_ablation, jobs, label, vary
+from oal_lite.presets import get_preset
+from oal_lite.recipes import ARMS, LATENT_VECTORS
+from oal_lite.study_command import main
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_variation_changes_something_and_has_a_label_of_its_own(name):
+    preset = get_preset("shapes")
+    (plain, unchanged), *varied = jobs(ABLATIONS[name], preset)
+    assert plain == {arm: ARMS[arm] for arm in ABLATIONS[name].arms} and unchanged == preset
+    labels = list(plain)
+    for arms, changed in varied:
+        ((key, arm),) = arms.items()
+        labels.append(key)
+        base = ARMS[key.split("+")[0]]
+        assert (arm, changed) != (base, preset), f"{key} is its own base"
+        assert changed.knn.k <= changed.n_per_class
+        assert arm.latent_vector in LATENT_VECTORS
+    assert len(set(labels)) == len(labels)
+    assert not any(set(x) & set("/\\ :") for x in labels), "a label is part of a file's name"
+
+
+def test_changes_reach_the_arm_and_the_stages_of_the_preset():
+    preset, arm = get_preset("shapes"), ARMS["oal-paper"]
+    changes = {"arm.outliers": "random", "knn.sigma": 0.5, "weights.kd_logits": 1.0}
+    arm, changed = vary(arm, preset, changes)
+    assert arm.outliers == "random" and arm.micl == ARMS["oal-paper"].micl
+    assert changed.knn.sigma == 0.5 and changed.knn.k == preset.knn.k
+    assert changed.weights.kd_logits == 1.0 and changed.train == preset.train
+    assert preset == get_preset("shapes"), "the preset itself has been changed"
+    made = label("oal-paper", changes | {"arm.micl": ("class", "bound")})
+    assert made == (
+        "oal-paper+outliers=random+knn.sigma=0.5+weights.kd_logits=1.0+micl=class-bound"
+    )
+
+
+@pytest.mark.parametrize("key", ["knn.gamma", "sigma", "name.x", "arm.colour", "knn."])
+def test_a_setting_that_is_not_there_is_named(key):
+    with pytest.raises(ValueError, match=f"unknown setting '{key}'"):
+        vary(ARMS["kd"], get_preset("shapes"), {key: 1})
+
+
+def test_an_unknown_ablation_is_named():
+    with pytest.raises(ValueError, match="unknown ablation 'magic'; choose from selection"):
+        get_ablation("magic")
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_study(tiny_preset, tmp_path, monkeypatch):
+    """The command on the tiny preset with two short ablations; counts the runs it trains."""
+    monkeypatch.setattr("oal_lite.presets.get_preset", lambda name, quick=False: tiny_preset)
+    monkeypatch.setattr(study, "code_version", lambda: "test")
+    small = Ablation("distillation?", ("ce",), (("kd", {"weights.kd_logits": 0.0}),))
+    monkeypatch.setitem(ABLATIONS, "tiny", small)
+    trained, train_one = [], study.train_one
+    monkeypatch.setattr(
+        study, "train_one", lambda name, *a, **k: trained.append(name) or train_one(name, *a, **k)
+    )
+    folders = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    return (lambda *words: main([*words, *folders])), trained, tmp_path / "out" / "study.json"
+
+
+def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study, capsys):
+    command, trained, path = tiny_study
+    assert command("--arms", "ce,kd", "--seeds", "2") == 0
+    assert trained == ["ce", "kd", "ce", "kd"]
+    assert command("--ablation", "tiny", "--seeds", "2") == 0
+    assert trained[4:] == ["kd+weights.kd_logits=0.0"] * 2  # ce is read again
+    assert command("--arms", "ce,kd", "--seeds", "1", "--first", "1") == 0 and len(trained) == 6
+    written = json.loads(path.read_text())
+    assert list(written["sections"]) == ["arms", "tiny"]
+    table = written["sections"]["tiny"]["table"]
+    assert list(table) == ["ce", "kd+weights.kd_logits=0.0"]
+    assert table["ce"]["near AUROC"]["seeds"] == [0, 1]
+    assert written["sections"]["arms"]["table"]["kd"]["ID acc"]["seeds"] == [1]
+    (run, *_) = written["sections"]["tiny"]["runs"]
+    assert run["seed"] == 0 and run["code"] == "test" and run["recipe"]["distil"] is False
+    assert "history" not in run and list(run["metrics"]) == ["energy"]
+    assert "| ce | " in written["sections"]["tiny"]["markdown"]
+    assert "not testable here" in capsys.readouterr().out
+
+
+def test_a_varied_stage_does_not_repeat_the_start_that_it_cannot_touch(tiny_study, monkeypatch):
+    command, _, path = tiny_study
+    command("--ablation", "tiny", "--seeds", "1")
+    kept = [p.name for p in (path.parent.parent / "runs").rglob("start-*")]
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize("words", [("--seeds", "0"), ("--arms", ","), ("--ablation", "magic")])
+def test_bad_arguments_give_one_sentence_and_status_2(tiny_study, capsys, words):
+    assert tiny_study[0](*words) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_ablations_can_be_listed(capsys):
+    assert main(["--ablation", "list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ABLATIONS)
