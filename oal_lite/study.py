@@ -22,6 +22,7 @@ from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import write_atomically
+from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
@@ -107,7 +108,7 @@ class Materials:
         )
         features = self._timed(
             "ID features", f"teacher: ID features of {len(first):,} images",
-            lambda: self.teacher(train.images[first], progress=True).features,
+            lambda: self.teacher(subset(train.images, first), progress=True).features,
         )  # fmt: skip
         return features, train.labels[first]
 

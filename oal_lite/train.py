@@ -16,16 +16,50 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.images import LazyImages
 from oal_lite.presets import TrainSettings
 from oal_lite.recipes import Step, Term
 from oal_lite.teacher import Teacher, to_float
+
+
+class LazyViews:
+    """V augmented copies of images that are read, and augmented, when they are asked for.
+
+    Flips and shifts are drawn once, so the teacher and the student see the same views.
+    """
+
+    def __init__(
+        self, images: LazyImages, n_views: int, generator: torch.Generator, *, padding: int = 4
+    ):
+        n = len(images)
+        moves = [_moves(n, padding, generator) for _ in range(n_views)]
+        flip = torch.cat([m[0] for m in moves])
+        shift = torch.cat([m[1] for m in moves], dim=1)
+
+        def read(index: Tensor) -> Tensor:
+            return _moved(images[index % n], flip[index], shift[:, index], padding)
+
+        self.shape = torch.Size((n_views, *images.shape))
+        self._flat = LazyImages(n_views * n, images.shape[-1], read)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: tuple[Tensor, Tensor]) -> UInt8[Tensor, "b 3 h w"]:
+        """Read view `index[0]` of image `index[1]`."""
+        view, pick = index
+        return self._flat[view * self.shape[1] + pick]
+
+    def flatten(self, start: int = 0, end: int = 1) -> LazyImages:
+        """All views in one row, still unread; the only flattening that there is."""
+        return self._flat
 
 
 @dataclass(frozen=True)
 class Views:
     """V augmented copies of n training images, with the teacher's outputs for each copy."""
 
-    images: UInt8[Tensor, "v n 3 h w"]
+    images: UInt8[Tensor, "v n 3 h w"] | LazyViews
     labels: Int[Tensor, " n"]
     teacher_features: Float[Tensor, "v n d"]
     teacher_logits: Float[Tensor, "v n k"]
@@ -35,12 +69,21 @@ def augment(
     images: UInt8[Tensor, "n 3 h w"], generator: torch.Generator, *, padding: int = 4
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Flip each image with probability 1/2 and shift it by up to `padding` pixels, reflecting."""
-    n, _, h, w = images.shape
+    return _moved(images, *_moves(len(images), padding, generator), padding)
+
+
+def _moves(n: int, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw who is flipped, (n,), and by how much each image is shifted, (2, n)."""
     flip = torch.rand(n, generator=generator) < 0.5
+    return flip, torch.randint(2 * padding + 1, (2, n), generator=generator)
+
+
+def _moved(images: Tensor, flip: Tensor, shift: Tensor, padding: int) -> Tensor:
+    n, _, h, w = images.shape
     images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)
     # reflect padding is not defined on bytes; 8-bit values are exact in float
     padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
-    top, left = torch.randint(2 * padding + 1, (2, n), generator=generator)
+    top, left = shift
     rows = (top[:, None] + torch.arange(h))[:, None, :, None]
     columns = (left[:, None] + torch.arange(w))[:, None, None, :]
     index = torch.arange(n).view(n, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1)
@@ -48,7 +91,7 @@ def augment(
 
 
 def draw_views(
-    images: UInt8[Tensor, "n 3 h w"],
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages,
     labels: Int[Tensor, " n"],
     teacher: Teacher,
     *,
@@ -63,7 +106,10 @@ def draw_views(
     """
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
-    views = torch.stack([augment(images, generator) for _ in range(n_views)])
+    if isinstance(images, LazyImages):
+        views = LazyViews(images, n_views, generator)
+    else:
+        views = torch.stack([augment(images, generator) for _ in range(n_views)])
     seen = teacher(views.flatten(0, 1), progress=progress)
     shape = views.shape[:2]
     return Views(views, labels, seen.features.unflatten(0, shape), seen.logits.unflatten(0, shape))
@@ -81,7 +127,7 @@ class History:
 
 @torch.no_grad()
 def predict(
-    student: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, batch_size: int = 500
+    student: nn.Module, images: UInt8[Tensor, "n 3 h w"] | LazyImages, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
     """Logits and features of images, in evaluation mode, on the CPU."""
     training = student.training
@@ -112,7 +158,7 @@ def fit(
     *,
     settings: TrainSettings,
     generator: torch.Generator,
-    val: tuple[Tensor, Tensor] | None = None,
+    val: tuple[Tensor | LazyImages, Tensor] | None = None,
     mixed_precision: str = "no",
     device: str | torch.device | None = None,
     progress: bool = True,
