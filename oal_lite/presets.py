@@ -50,6 +50,7 @@ class TrainSettings:
     q_fit_lr: float = 1e-3  # of Adam where q is fitted by likelihood
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    mixed_precision: str = "no"  # "half": bf16 or fp16 where there is a GPU
     n_views: int = 4  # augmented copies drawn before training; the teacher sees the same ones
 
 

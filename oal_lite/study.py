@@ -127,11 +127,26 @@ class Materials:
             fit(
                 student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
+                mixed_precision=self.preset.train.mixed_precision,
+                checkpoint=self.checkpoint("start"),
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        return self._kept("start", lambda: self._timed("start", sentence, make))
+        start = self._kept("start", lambda: self._timed("start", sentence, make))
+        self.forget_checkpoint("start")
+        return start
+
+    def checkpoint(self, what: str) -> Path | None:
+        """Where an unfinished training keeps its state, to go on from after an interruption."""
+        if self.runs is None:
+            return None
+        return run_path(self.runs, self.preset, f"unfinished-{what}", self.seed, "safetensors")
+
+    def forget_checkpoint(self, what: str) -> None:
+        """Delete that state, once the training's results are kept."""
+        if path := self.checkpoint(what):
+            path.unlink(missing_ok=True)
 
     def student(self) -> ResNet18:
         """An untrained student, the same for every arm of this seed."""
@@ -305,6 +320,7 @@ def train_one(
     history = fit(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
         val=(benchmark.val.images, benchmark.val.labels), device=device, progress=progress,
+        mixed_precision=preset.train.mixed_precision, checkpoint=materials.checkpoint(arm_name),
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
@@ -373,12 +389,15 @@ def run(
                 record = json.loads(record_path.read_text())
                 results.append(Run(record, load_file(scores_path)))
                 continue
+            if fresh:
+                materials.forget_checkpoint(arm)
             result, _ = train_one(arm, materials, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(
                 record_path, lambda p, r=result: p.write_text(json.dumps(r.record, indent=1))
             )
+            materials.forget_checkpoint(arm)
             results.append(result)
     return results
 

@@ -6,9 +6,11 @@ very view beside it. The released code runs the teacher at every step instead, w
 of its arithmetic.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.checkpoint import Keeper
 from oal_lite.images import LazyImages
 from oal_lite.presets import TrainSettings
 from oal_lite.recipes import Step, Term
@@ -163,6 +166,7 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool = True,
     on_epoch: Callable[[History], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train a student in place: SGD with Nesterov momentum, learning rate on half a cosine.
 
@@ -176,26 +180,34 @@ def fit(
         settings: epochs, batch size, rates.
         generator: order, choice of view, outliers of each step.
         val: images and labels to follow the ID accuracy; never used to choose anything.
-        mixed_precision: `"no"`, `"bf16"` or `"fp16"`, as accelerate names them.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`, as accelerate names them; `"half"` is the
+            one of the two that the GPU is built for, and nothing on a CPU.
         device: where to train; accelerate's choice (the GPU if there is one) if None.
         progress: show a bar.
         on_epoch: called with the history so far after every epoch, to draw live curves.
+        checkpoint: file that holds the whole state of the training after every epoch. Where it is
+            there, training goes on from it, and ends as if it had never stopped: on a CPU to the
+            last bit. It is left behind at the end.
 
     Returns:
         The history. The student is left in evaluation mode, with the weights of the last step.
 
     Raises:
-        ValueError: if there are fewer images than one batch.
+        ValueError: if there are fewer images than one batch, for settings that cannot be, for a
+            device that is not there, or a checkpoint that is damaged or of another training.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
     from accelerate import Accelerator
 
     n = len(views.labels)
     size = settings.batch_size
+    _check_settings(settings)
     if n < size:
         raise ValueError(f"{n} training images are fewer than one batch of {size}")
+    if device is not None:
+        check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=_precision(mixed_precision, cpu))
     device = accelerator.device
     student.to(device, memory_format=torch.channels_last)
     terms.to(device)
@@ -208,11 +220,29 @@ def fit(
     )  # fmt: skip
     student, optimizer, schedule = accelerator.prepare(student, optimizer, schedule)
 
-    history, started = History(), time.perf_counter()
+    history, done, started = History(), 0, time.perf_counter()
+    own = {  # optimisers that terms keep for networks of their own
+        f"{name}.{key}": value
+        for name, module in terms.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, torch.optim.Optimizer)
+    }
+    parts = {"student": accelerator.unwrap_model(student), "terms": terms, "optimizer": optimizer,
+             "schedule": schedule, "generator": generator, **own}  # fmt: skip
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
+    keeper = Keeper(checkpoint, parts, {
+        **asdict(settings), "images": n, "views": len(views.images),
+        "terms": [[t.name, t.weight] for t in terms], "mixed_precision": mixed_precision,
+    })  # fmt: skip
+    if saved := keeper.restore():
+        history, done = History(**saved["history"]), saved["epochs"]
+        started -= history.seconds
     student.train()
     terms.train()
-    bar = tqdm(range(settings.epochs), desc="epochs", disable=not progress, leave=False)
-    for _ in bar:
+    bar = tqdm(range(done, settings.epochs), desc="epochs", disable=not progress, leave=False,
+               initial=done, total=settings.epochs)  # fmt: skip
+    for epoch in bar:
         totals, correct = dict.fromkeys((t.name for t in terms), 0.0), 0.0
         order = torch.randperm(n, generator=generator)[: n // size * size].view(-1, size)
         for pick in order:
@@ -223,9 +253,9 @@ def fit(
             x = torch.cat([images.to(device) for images in shown])
             with accelerator.autocast():
                 logits, features = student(_input(x, device))
-            parts = [size, *map(len, extras.values())]
-            logits, *more_logits = logits.split(parts)
-            features, *more_features = features.split(parts)
+            sizes = [size, *map(len, extras.values())]
+            logits, *more_logits = logits.split(sizes)
+            features, *more_features = features.split(sizes)
             step = Step(
                 labels=views.labels[pick].to(device),
                 logits=logits.float(),
@@ -256,8 +286,48 @@ def fit(
             right = predict(student, val[0])[0].argmax(1) == val[1]
             history.val_accuracy.append(right.float().mean().item())
             bar.set_postfix(val_accuracy=f"{history.val_accuracy[-1]:.3f}")
+        history.seconds = time.perf_counter() - started
+        if accelerator.is_main_process:
+            keeper.save({"epochs": epoch + 1, "history": asdict(history)})
         if on_epoch is not None:
             on_epoch(history)
     student.eval()
-    history.seconds = time.perf_counter() - started
     return history
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ValueError: with the devices that there are.
+    """
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    kinds += ["mps"] * torch.backends.mps.is_available()
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; here are {', '.join(kinds)}") from None
+    if wanted.type not in kinds:
+        raise ValueError(f"device {device!r} is not on this machine; here are {', '.join(kinds)}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
+
+
+def _precision(wanted: str, cpu: bool) -> str:
+    if wanted not in ("no", "half", "bf16", "fp16"):
+        raise ValueError(f"mixed_precision={wanted!r}; choose 'no', 'half', 'bf16' or 'fp16'")
+    if wanted != "half":
+        return wanted
+    if cpu or not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _check_settings(s: TrainSettings) -> None:
+    """Refuse numbers with which no training can be meant."""
+    for name, least in {"epochs": 0, "batch_size": 2}.items():
+        if getattr(s, name) < least:
+            raise ValueError(f"{name}={getattr(s, name)}; expected at least {least}")
+    for name in ("lr", "adapter_lr", "q_lr", "q_fit_lr", "momentum", "weight_decay"):
+        if not 0 <= getattr(s, name) < math.inf:
+            raise ValueError(f"{name}={getattr(s, name)}; expected a finite number, 0 or more")
