@@ -6,8 +6,9 @@ An OOD benchmark is a classification task plus images that belong to none of its
 it. The near and far sets are for the final table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,20 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
+from oal_lite.images import LazyImages
 
 OOD_LABEL = -1
+NAMES = ("shapes", "cifar10", "cifar100", "imagenet200")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as 8-bit RGB and one label each; label -1 says "none of the ID classes"."""
+    """Images as 8-bit RGB and one label each; label -1 says "none of the ID classes".
 
-    images: UInt8[Tensor, "n 3 h w"]
+    Sets too large for memory are `LazyImages`, read batch by batch.
+    """
+
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages
     labels: Int[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -45,6 +51,7 @@ class Benchmark:
         train, val, test: the ID splits.
         near, far: test-OOD sets by name, for the final table only.
         validation_ood: OOD sets by name for every choice that is made on the way.
+        missing: OOD sets that belong to the benchmark but were not found; averages lack them.
     """
 
     name: str
@@ -55,6 +62,36 @@ class Benchmark:
     near: Mapping[str, ImageSet]
     far: Mapping[str, ImageSet]
     validation_ood: Mapping[str, ImageSet]
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def from_folders(
+        cls, id_root: str | Path, near: Mapping[str, str | Path],
+        far: Mapping[str, str | Path] | None = None, *,
+        validation_ood: Mapping[str, str | Path] | None = None, image_size: int = 32,
+        shares: tuple[float, float] = (0.1, 0.2), seed: int = 0,
+    ) -> "Benchmark":  # fmt: skip
+        """Make a benchmark of your own images.
+
+        Args:
+            id_root: one folder of images per ID class, or `train`, `val` and `test` with such
+                folders in each.
+            near: a folder of images for every near-OOD set, by name.
+            far: the same for far-OOD.
+            validation_ood: the same; without it there is nothing to choose settings on.
+            image_size: side in pixels; images are resized and cropped to it.
+            shares: of val and test, where the ID images are not divided yet.
+            seed: of that division.
+
+        Raises:
+            ValueError: for a missing or empty folder, too few images, an unreadable image.
+        """
+        from oal_lite.image_folders import from_folders
+
+        return from_folders(
+            id_root, near, far or {}, validation_ood=validation_ood, image_size=image_size,
+            shares=shares, seed=seed,
+        )  # fmt: skip
 
     @property
     def image_size(self) -> int:
@@ -74,20 +111,36 @@ def generator_for(seed: int, *stage: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def load(name: str = "shapes", *, seed: int = 0, **sizes: int) -> Benchmark:
+def load(
+    name: str = "shapes", *, seed: int = 0, data_root: str | Path | None = None, **sizes: int
+) -> Benchmark:
     """Load a benchmark by name.
 
     Args:
-        name: `"shapes"`, the embedded benchmark; it is rendered on the fly in two seconds.
-        seed: of the rendering. Another seed is another draw of the same distribution.
-        sizes: `n_train`, `n_val`, `n_test`, `n_ood` (images per OOD set); see `load_shapes`.
+        name: `"shapes"`, the embedded benchmark, rendered on the fly in two seconds; or
+            `"cifar10"`, `"cifar100"`, `"imagenet200"`, read from `data_root`.
+        seed: of the rendering, or of the choice where `sizes` ask for fewer images than there are.
+        data_root: folder in OpenOOD v1.5's layout (see `openood`); for real images only.
+        sizes: `n_train`, `n_val`, `n_test`, `n_ood` (images per OOD set); see `load_shapes` and
+            `openood.load`.
 
     Raises:
-        ValueError: if there is no benchmark of that name.
+        ValueError: if there is no benchmark of that name, or no `data_root` where one is needed.
     """
-    if name not in LOADERS:
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(LOADERS)}")
-    return LOADERS[name](seed=seed, **sizes)
+    if name not in NAMES:
+        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(NAMES)}")
+    if name == "shapes":
+        if data_root is not None:
+            raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")
+        return load_shapes(seed=seed, **sizes)
+    if data_root is None:
+        raise ValueError(
+            f"{name} is read from files: name the folder that holds benchmark_imglist and the "
+            "images (data_root=..., or --data-root on the command line)"
+        )
+    from oal_lite import openood  # it imports this module
+
+    return openood.load(name, data_root, seed=seed, **sizes)
 
 
 def load_shapes(
@@ -136,9 +189,6 @@ def load_shapes(
         far={k: ImageSet.ood(draw(n_ood, generator_for(seed, k))) for k, draw in far.items()},
         validation_ood=ood_shapes(shapes.VALIDATION_SHAPES),
     )
-
-
-LOADERS: dict[str, Callable[..., Benchmark]] = {"shapes": load_shapes}
 
 
 # --- far-OOD sets of the embedded benchmark: nothing is downloaded, scikit-learn ships them -----

@@ -53,6 +53,7 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     own_batch: bool = True  # outliers leave batch normalisation's running statistics to ID images
+    mixed_precision: str = "no"  # "half": bf16 or fp16 where there is a GPU
     n_views: int = 4  # augmented copies drawn before training; the teacher sees the same ones
 
 

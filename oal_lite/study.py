@@ -22,6 +22,7 @@ from oal_lite import __version__
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import write_atomically
+from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
@@ -112,7 +113,7 @@ class Materials:
         )
         features = self._timed(
             "ID features", f"teacher: ID features of {len(first):,} images",
-            lambda: self.teacher(train.images[first], progress=True).features,
+            lambda: self.teacher(subset(train.images, first), progress=True).features,
         )  # fmt: skip
         return features, train.labels[first]
 
@@ -131,12 +132,27 @@ class Materials:
             fit(
                 student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
+                mixed_precision=self.preset.train.mixed_precision,
+                checkpoint=self.checkpoint("start"),
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
         unseen = ("pipeline", "n_per_class", "knn", "diffusion", "weights")
-        return self._kept("start", lambda: self._timed("start", sentence, make), unseen)
+        start = self._kept("start", lambda: self._timed("start", sentence, make), unseen)
+        self.forget_checkpoint("start")
+        return start
+
+    def checkpoint(self, what: str) -> Path | None:
+        """Where an unfinished training keeps its state, to go on from after an interruption."""
+        if self.runs is None:
+            return None
+        return run_path(self.runs, self.preset, f"unfinished-{what}", self.seed, "safetensors")
+
+    def forget_checkpoint(self, what: str) -> None:
+        """Delete that state, once the training's results are kept."""
+        if path := self.checkpoint(what):
+            path.unlink(missing_ok=True)
 
     def student(self) -> ResNet18:
         """An untrained student, the same for every arm of this seed."""
@@ -359,6 +375,7 @@ def train_one(
     history = fit(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
         val=(benchmark.val.images, benchmark.val.labels), device=device, progress=progress,
+        mixed_precision=preset.train.mixed_precision, checkpoint=materials.checkpoint(arm_name),
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
@@ -431,12 +448,15 @@ def run(
                 record = json.loads(record_path.read_text())
                 results.append(Run(record, load_file(scores_path)))
                 continue
+            if fresh:
+                materials.forget_checkpoint(label)
             result, _ = train_one(label, materials, arm=arm, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(
                 record_path, lambda p, r=result: p.write_text(json.dumps(r.record, indent=1))
             )
+            materials.forget_checkpoint(label)
             results.append(result)
     return results
 

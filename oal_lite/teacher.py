@@ -15,6 +15,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.images import LazyImages
+
 
 def to_float(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """Map 8-bit images to [-1, 1]: x / 127.5 - 1, what students, teachers and VAEs here read."""
@@ -79,7 +81,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: UInt8[Tensor, "n 3 h w"], *, batch_size: int = 250, progress: bool = False
+        self,
+        images: UInt8[Tensor, "n 3 h w"] | LazyImages,
+        *,
+        batch_size: int = 250,
+        progress: bool = False,
     ) -> TeacherOutputs:
         """Features and logits of all images, in batches, on the CPU.
 

@@ -6,9 +6,11 @@ very view beside it. The released code runs the teacher at every step instead, w
 of its arithmetic.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +18,51 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.checkpoint import Keeper
+from oal_lite.images import LazyImages
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import Teacher, to_float
 from oal_lite.terms import Step, Term
+
+
+class LazyViews:
+    """V augmented copies of images that are read, and augmented, when they are asked for.
+
+    Flips and shifts are drawn once, so the teacher and the student see the same views.
+    """
+
+    def __init__(
+        self, images: LazyImages, n_views: int, generator: torch.Generator, *, padding: int = 4
+    ):
+        n = len(images)
+        moves = [_moves(n, padding, generator) for _ in range(n_views)]
+        flip = torch.cat([m[0] for m in moves])
+        shift = torch.cat([m[1] for m in moves], dim=1)
+
+        def read(index: Tensor) -> Tensor:
+            return _moved(images[index % n], flip[index], shift[:, index], padding)
+
+        self.shape = torch.Size((n_views, *images.shape))
+        self._flat = LazyImages(n_views * n, images.shape[-1], read)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: tuple[Tensor, Tensor]) -> UInt8[Tensor, "b 3 h w"]:
+        """Read view `index[0]` of image `index[1]`."""
+        view, pick = index
+        return self._flat[view * self.shape[1] + pick]
+
+    def flatten(self, start: int = 0, end: int = 1) -> LazyImages:
+        """All views in one row, still unread; the only flattening that there is."""
+        return self._flat
 
 
 @dataclass(frozen=True)
 class Views:
     """V augmented copies of n training images, with the teacher's outputs for each copy."""
 
-    images: UInt8[Tensor, "v n 3 h w"]
+    images: UInt8[Tensor, "v n 3 h w"] | LazyViews
     labels: Int[Tensor, " n"]
     teacher_features: Float[Tensor, "v n d"]
     teacher_logits: Float[Tensor, "v n k"]
@@ -35,12 +72,21 @@ def augment(
     images: UInt8[Tensor, "n 3 h w"], generator: torch.Generator, *, padding: int = 4
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Flip each image with probability 1/2 and shift it by up to `padding` pixels, reflecting."""
-    n, _, h, w = images.shape
+    return _moved(images, *_moves(len(images), padding, generator), padding)
+
+
+def _moves(n: int, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw who is flipped, (n,), and by how much each image is shifted, (2, n)."""
     flip = torch.rand(n, generator=generator) < 0.5
+    return flip, torch.randint(2 * padding + 1, (2, n), generator=generator)
+
+
+def _moved(images: Tensor, flip: Tensor, shift: Tensor, padding: int) -> Tensor:
+    n, _, h, w = images.shape
     images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)
     # reflect padding is not defined on bytes; 8-bit values are exact in float
     padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
-    top, left = torch.randint(2 * padding + 1, (2, n), generator=generator)
+    top, left = shift
     rows = (top[:, None] + torch.arange(h))[:, None, :, None]
     columns = (left[:, None] + torch.arange(w))[:, None, None, :]
     index = torch.arange(n).view(n, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1)
@@ -48,7 +94,7 @@ def augment(
 
 
 def draw_views(
-    images: UInt8[Tensor, "n 3 h w"],
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages,
     labels: Int[Tensor, " n"],
     teacher: Teacher,
     *,
@@ -63,7 +109,10 @@ def draw_views(
     """
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
-    views = torch.stack([augment(images, generator) for _ in range(n_views)])
+    if isinstance(images, LazyImages):
+        views = LazyViews(images, n_views, generator)
+    else:
+        views = torch.stack([augment(images, generator) for _ in range(n_views)])
     seen = teacher(views.flatten(0, 1), progress=progress)
     shape = views.shape[:2]
     return Views(views, labels, seen.features.unflatten(0, shape), seen.logits.unflatten(0, shape))
@@ -81,7 +130,7 @@ class History:
 
 @torch.no_grad()
 def predict(
-    student: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, batch_size: int = 500
+    student: nn.Module, images: UInt8[Tensor, "n 3 h w"] | LazyImages, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
     """Logits and features of images, in evaluation mode, on the CPU."""
     training = student.training
@@ -112,11 +161,12 @@ def fit(
     *,
     settings: TrainSettings,
     generator: torch.Generator,
-    val: tuple[Tensor, Tensor] | None = None,
+    val: tuple[Tensor | LazyImages, Tensor] | None = None,
     mixed_precision: str = "no",
     device: str | torch.device | None = None,
     progress: bool = True,
     on_epoch: Callable[[History], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train a student in place: SGD with Nesterov momentum, learning rate on half a cosine.
 
@@ -130,26 +180,34 @@ def fit(
         settings: epochs, batch size, rates.
         generator: order, choice of view, outliers of each step.
         val: images and labels to follow the ID accuracy; never used to choose anything.
-        mixed_precision: `"no"`, `"bf16"` or `"fp16"`, as accelerate names them.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`, as accelerate names them; `"half"` is the
+            one of the two that the GPU is built for, and nothing on a CPU.
         device: where to train; accelerate's choice (the GPU if there is one) if None.
         progress: show a bar.
         on_epoch: called with the history so far after every epoch, to draw live curves.
+        checkpoint: file that holds the whole state of the training after every epoch. Where it is
+            there, training goes on from it, and ends as if it had never stopped: on a CPU to the
+            last bit. It is left behind at the end.
 
     Returns:
         The history. The student is left in evaluation mode, with the weights of the last step.
 
     Raises:
-        ValueError: if there are fewer images than one batch.
+        ValueError: if there are fewer images than one batch, for settings that cannot be, for a
+            device that is not there, or a checkpoint that is damaged or of another training.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
     from accelerate import Accelerator
 
     n = len(views.labels)
     size = settings.batch_size
+    _check_settings(settings)
     if n < size:
         raise ValueError(f"{n} training images are fewer than one batch of {size}")
+    if device is not None:
+        check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=_precision(mixed_precision, cpu))
     device = accelerator.device
     student.to(device, memory_format=torch.channels_last)
     terms.to(device)
@@ -162,11 +220,29 @@ def fit(
     )  # fmt: skip
     student, optimizer, schedule = accelerator.prepare(student, optimizer, schedule)
 
-    history, started = History(), time.perf_counter()
+    history, done, started = History(), 0, time.perf_counter()
+    own = {  # optimisers that terms keep for networks of their own
+        f"{name}.{key}": value
+        for name, module in terms.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, torch.optim.Optimizer)
+    }
+    parts = {"student": accelerator.unwrap_model(student), "terms": terms, "optimizer": optimizer,
+             "schedule": schedule, "generator": generator, **own}  # fmt: skip
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
+    keeper = Keeper(checkpoint, parts, {
+        **asdict(settings), "images": n, "views": len(views.images),
+        "terms": [[t.name, t.weight] for t in terms], "mixed_precision": mixed_precision,
+    })  # fmt: skip
+    if saved := keeper.restore():
+        history, done = History(**saved["history"]), saved["epochs"]
+        started -= history.seconds
     student.train()
     terms.train()
-    bar = tqdm(range(settings.epochs), desc="epochs", disable=not progress, leave=False)
-    for _ in bar:
+    bar = tqdm(range(done, settings.epochs), desc="epochs", disable=not progress, leave=False,
+               initial=done, total=settings.epochs)  # fmt: skip
+    for epoch in bar:
         totals, correct = dict.fromkeys((t.name for t in terms), 0.0), 0.0
         order = torch.randperm(n, generator=generator)[: n // size * size].view(-1, size)
         for pick in order:
@@ -176,18 +252,17 @@ def fit(
             with accelerator.autocast():
                 asked = {t.name: t.extra_maps(size, generator) for t in terms}
                 maps = {name: m for name, m in asked.items() if m is not None}
-                x, extra = (
-                    _input(torch.cat([i.to(device) for i in batch]), device) if batch else None
-                    for batch in ([views.images[view, pick]], list(images.values()))
-                )
+                shown = [x.to(device) for x in images.values()]
                 logits, features = student(
-                    x, extra, torch.cat(list(maps.values())) if maps else None,
+                    _input(views.images[view, pick], device),
+                    _input(torch.cat(shown), device) if shown else None,
+                    torch.cat(list(maps.values())) if maps else None,
                     own_batch=settings.own_batch,
                 )  # fmt: skip
             extras = images | maps
-            parts = [size, *map(len, extras.values())]
-            logits, *more_logits = logits.split(parts)
-            features, *more_features = features.split(parts)
+            sizes = [size, *map(len, extras.values())]
+            logits, *more_logits = logits.split(sizes)
+            features, *more_features = features.split(sizes)
             step = Step(
                 labels=views.labels[pick].to(device),
                 logits=logits.float(),
@@ -218,8 +293,48 @@ def fit(
             right = predict(student, val[0])[0].argmax(1) == val[1]
             history.val_accuracy.append(right.float().mean().item())
             bar.set_postfix(val_accuracy=f"{history.val_accuracy[-1]:.3f}")
+        history.seconds = time.perf_counter() - started
+        if accelerator.is_main_process:
+            keeper.save({"epochs": epoch + 1, "history": asdict(history)})
         if on_epoch is not None:
             on_epoch(history)
     student.eval()
-    history.seconds = time.perf_counter() - started
     return history
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ValueError: with the devices that there are.
+    """
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    kinds += ["mps"] * torch.backends.mps.is_available()
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; here are {', '.join(kinds)}") from None
+    if wanted.type not in kinds:
+        raise ValueError(f"device {device!r} is not on this machine; here are {', '.join(kinds)}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
+
+
+def _precision(wanted: str, cpu: bool) -> str:
+    if wanted not in ("no", "half", "bf16", "fp16"):
+        raise ValueError(f"mixed_precision={wanted!r}; choose 'no', 'half', 'bf16' or 'fp16'")
+    if wanted != "half":
+        return wanted
+    if cpu or not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _check_settings(s: TrainSettings) -> None:
+    """Refuse numbers with which no training can be meant."""
+    for name, least in {"epochs": 0, "batch_size": 2}.items():
+        if getattr(s, name) < least:
+            raise ValueError(f"{name}={getattr(s, name)}; expected at least {least}")
+    for name in ("lr", "adapter_lr", "q_lr", "q_fit_lr", "momentum", "weight_decay"):
+        if not 0 <= getattr(s, name) < math.inf:
+            raise ValueError(f"{name}={getattr(s, name)}; expected a finite number, 0 or more")

@@ -1,0 +1,104 @@
+"""A benchmark from folders of your own: one folder per ID class, one per OOD set.
+
+flowers/rose/*.jpg, flowers/tulip/*.jpg, ...       the ID classes
+weeds/*.jpg                                        a near-OOD set
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
+from oal_lite.images import ImageFile, read_images
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def from_folders(
+    id_root: str | Path, near: Mapping[str, str | Path], far: Mapping[str, str | Path], *,
+    validation_ood: Mapping[str, str | Path] | None = None, image_size: int = 32,
+    shares: tuple[float, float] = (0.1, 0.2), seed: int = 0, memory: int = 2**28,
+) -> Benchmark:  # fmt: skip
+    """Make a benchmark of your own images; see `Benchmark.from_folders`."""
+
+    def images(files: list[ImageFile], labels: Tensor) -> ImageSet:
+        return ImageSet(
+            read_images(files, resize=image_size, crop=image_size, memory=memory), labels
+        )
+
+    groups = [dict(near), dict(far), dict(validation_ood or {})]
+    names = [name for group in groups for name in group]
+    if len(set(names)) < len(names) or "id" in names or any("/" in n for n in names):
+        raise ValueError(f"OOD sets are named {names}; each needs its own name, not 'id', no '/'")
+    classes, splits = _id_splits(_folder(id_root), shares, seed)
+    ood = [{k: _files(_folder(v)) for k, v in group.items()} for group in groups]
+    near_sets, far_sets, validation = (
+        {k: images(f, torch.full((len(f),), OOD_LABEL)) for k, f in group.items()} for group in ood
+    )
+    train, val, test = (images(f, y) for f, y in splits)
+    return Benchmark(
+        Path(id_root).name, tuple(classes), train, val, test, near_sets, far_sets, validation
+    )
+
+
+def _folder(path: str | Path) -> Path:
+    if not Path(path).is_dir():
+        raise ValueError(f"{path} is no folder; expected one that holds images")
+    return Path(path)
+
+
+def _files(folder: Path) -> list[ImageFile]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder} holds no image; expected files such as 0001.png or 0001.jpg")
+    return [ImageFile(p, str(folder)) for p in found]
+
+
+def _classes(folder: Path) -> list[str]:
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(f"{folder} holds {len(names)} class folder(s); at least two are needed")
+    return names
+
+
+def _id_splits(
+    root: Path, shares: tuple[float, float], seed: int
+) -> tuple[list[str], list[tuple[list[ImageFile], Tensor]]]:
+    """Class names, then files and labels of train, val and test."""
+    parts = [root / split for split in ("train", "val", "test")]
+    if all(p.is_dir() for p in parts):
+        folders = [_classes(p) for p in parts]
+        if folders[1] != folders[0] or folders[2] != folders[0]:
+            raise ValueError(f"{root}: train, val and test have different class folders")
+        members = [[_files(p / c) for c in folders[0]] for p in parts]
+        classes = folders[0]
+    else:
+        classes = _classes(root)
+        members = [[], [], []]
+        for name in classes:
+            for part, files in zip(
+                members, _divide(_files(root / name), shares, seed), strict=True
+            ):
+                part.append(files)
+    labelled = [
+        ([f for files in part for f in files],
+         torch.arange(len(classes)).repeat_interleave(torch.tensor([len(f) for f in part])))
+        for part in members
+    ]  # fmt: skip
+    return [c.replace("_", " ") for c in classes], labelled
+
+
+def _divide(files: list[ImageFile], shares: tuple[float, float], seed: int) -> list[list]:
+    """Split one class at random into train, val and test."""
+    counts = [max(1, round(share * len(files))) for share in shares]
+    if min(shares) <= 0 or sum(counts) >= len(files):
+        raise ValueError(
+            f"{files[0].origin}: {len(files)} images do not divide into train, val and test with "
+            f"shares {shares} for val and test; add images or make folders train, val and test"
+        )
+    generator = generator_for(seed, "split", files[0].path.parent.name)
+    order = torch.randperm(len(files), generator=generator).tolist()
+    val, test = order[: counts[0]], order[counts[0] : sum(counts)]
+    return [[files[i] for i in sorted(part)] for part in (order[sum(counts) :], val, test)]

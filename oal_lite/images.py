@@ -1,0 +1,123 @@
+"""Image files: read as 8-bit RGB, all at once where memory allows, batch by batch where not.
+
+Every image is resized (bilinear) until its shorter side has `resize` pixels and is then cropped to
+the `crop` x `crop` pixels in its middle, as OpenOOD v1.5 prepares its images.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+THREADS = min(16, os.cpu_count() or 1)
+
+
+class ImageFile(NamedTuple):
+    """Where an image lies, and where that was written (`"list.txt, line 3"`), for messages."""
+
+    path: Path
+    origin: str
+
+
+class LazyImages:
+    """n images that are read when they are asked for; what a tensor of them would not fit into.
+
+    It knows just what training and scoring ask of a tensor (n, 3, h, w): its length and shape,
+    `images[index]`, which reads, and `split`, which reads batch by batch.
+
+    Args:
+        n: how many.
+        size: side in pixels.
+        read: maps indices to images.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, n: int, size: int, read: Callable[[Tensor], Tensor]):
+        self.shape, self._read = torch.Size((n, 3, size, size)), read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Int[Tensor, " m"]) -> UInt8[Tensor, "m 3 h w"]:
+        """Read the images of a slice, of indices or of a mask."""
+        return self._read(torch.arange(len(self))[index])
+
+    def split(self, batch_size: int) -> Iterator[UInt8[Tensor, "m 3 h w"]]:
+        """Read all images, `batch_size` at a time."""
+        for index in torch.arange(len(self)).split(batch_size):
+            yield self._read(index)
+
+    def subset(self, index: Tensor) -> "LazyImages":
+        """Some of the images, still unread."""
+        chosen = torch.arange(len(self))[index]
+        return LazyImages(len(chosen), self.shape[-1], lambda i: self._read(chosen[i]))
+
+
+def subset(images: Tensor | LazyImages, index: Tensor) -> Tensor | LazyImages:
+    """Choose some of the images, and read none for it."""
+    return images.subset(index) if isinstance(images, LazyImages) else images[index]
+
+
+def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s s"]:
+    """Read one image; grey and palette images become RGB.
+
+    Raises:
+        ValueError: if there is no such file or it is no whole image, with file and line.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(file.path) as opened:
+            image = opened.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"{file.origin}: there is no file {file.path}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{file.origin}: {file.path} cannot be read as an image ({error}); replace the file "
+            "or take it out of the list"
+        ) from None
+    width, height = image.size
+    if min(width, height) != resize:
+        scale = resize / min(width, height)
+        size = max(resize, round(width * scale)), max(resize, round(height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    pixels = np.array(image.crop((left, top, left + crop, top + crop)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def read_images(
+    files: Sequence[ImageFile], *, resize: int, crop: int, memory: int = 2**28
+) -> UInt8[Tensor, "n 3 s s"] | LazyImages:
+    """Read image files into one tensor, in threads; or later, where they would be too large.
+
+    Args:
+        files: what to read, in this order.
+        resize: see the head of this module.
+        crop: the same.
+        memory: most bytes to hold; beyond it, images are read when they are asked for.
+
+    Raises:
+        ValueError: as `read_image`; for lazy images when they are read.
+    """
+
+    def read(index: Tensor) -> Tensor:
+        out = torch.empty(len(index), 3, crop, crop, dtype=torch.uint8)
+
+        def fill(place: tuple[int, int]) -> None:
+            out[place[0]] = read_image(files[place[1]], resize=resize, crop=crop)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            for _ in threads.map(fill, enumerate(index.tolist())):
+                pass
+        return out
+
+    lazy = LazyImages(len(files), crop, read)
+    return lazy if lazy.shape.numel() > memory else lazy[:]
