@@ -34,7 +34,8 @@ from oal_lite.train import Views, draw_views, fit, predict
 log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
-SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
+# these cannot change a run
+SHOWING = ("__main__.py", "maps.py", "notebooks.py", "plots.py", "report.py")
 
 
 class Materials:
