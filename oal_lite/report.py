@@ -32,7 +32,7 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
     """A mean in percent; from two seeds on with the half-width of its 95 % interval."""
     if len(values) == 1:
         return f"{100 * values[0]:.1f}"
@@ -43,7 +43,7 @@ def _cell(values: Sequence[float]) -> str:
 def rows(results: Sequence[Run]) -> list[list[str]]:
     """One row per arm: its name and the cells of `COLUMNS`."""
     return [
-        [arm, *(_cell([column(r) for r in runs]) for column in COLUMNS.values())]
+        [arm, *(cell([column(r) for r in runs]) for column in COLUMNS.values())]
         for arm, runs in by_arm(results).items()
     ]
 
@@ -70,7 +70,8 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
     return lines
 
 
-def _markdown_table(*lines: Sequence[str]) -> str:
+def markdown_table(*lines: Sequence[str]) -> str:
+    """A header and rows as a Markdown table; all columns but the first are right-aligned."""
     header, *rest = lines
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -81,10 +82,10 @@ def markdown(results: Sequence[Run]) -> str:
 
     From two seeds on, a second table holds the paired differences to `kd` (to `ce` without it).
     """
-    parts = [_markdown_table(HEADER, *rows(results)), caption(results)]
+    parts = [markdown_table(HEADER, *rows(results)), caption(results)]
     baseline = "kd" if "kd" in by_arm(results) else "ce"
     if paired := paired_rows(results, baseline):
-        parts.append(_markdown_table(["paired by seed, points", *COLUMNS], *paired))
+        parts.append(markdown_table(["paired by seed, points", *COLUMNS], *paired))
     return "\n\n".join(parts)
 
 

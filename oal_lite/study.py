@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
 # these cannot change a run
-SHOWING = ("__main__.py", "maps.py", "notebooks.py", "plots.py", "report.py")
+SHOWING = ("__main__.py", "claims.py", "maps.py", "notebooks.py", "plots.py", "report.py")
 
 
 class Materials:
