@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
 # these cannot change a run
-SHOWING = ("__main__.py", "claims.py", "maps.py", "notebooks.py", "plots.py", "report.py")
+SHOWING = (
+    "__main__.py", "claims.py", "costs.py", "maps.py", "notebooks.py", "plots.py", "report.py",
+)  # fmt: skip
 
 
 class Materials:

@@ -48,6 +48,7 @@ def draw(run: Run, score: str):  # noqa: ANN201
     )
     plots.score_histograms(groups, ax=left)
     left.set_xlabel(f"{score} score (high = OOD)")
+    left.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.45, -0.18))
     plots.roc({plots.LABELS[g]: (groups["id"], groups[g]) for g in ("near", "far")}, ax=middle)
     sets = run.record["metrics"][score]
     rows = [
