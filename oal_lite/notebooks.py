@@ -6,6 +6,7 @@ inserts or refreshes all of it, from the one address below. It is run on execute
 (`make notebooks`): it drops what a page or a Lab without a kernel stumbles over.
 """
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from oal_lite.files import write_atomically
 REPOSITORY = "https://github.com/oal-lite/oal-lite"  # a placeholder until there is a public one
 BADGE_START = "[![Open in Colab]"
 BOOTSTRAP_TAG = "colab"
+LARGE = 60_000  # bytes of a picture
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BOOTSTRAP = """\
@@ -89,9 +91,9 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
 def tidy(notebook):  # noqa: ANN001, ANN201
     """Make an executed notebook fit to be kept; it is changed.
 
-    Widget views and progress bars go; they mean nothing without the kernel that drew them. Every
-    picture gets words for those who cannot see it: a panel's own, or the sentence "What to see"
-    that follows it.
+    Widget views and progress bars go; they mean nothing without the kernel that drew them. Large
+    pictures are reduced to 256 colours. Every picture gets words for those who cannot see it: a
+    panel's own, or the sentence "What to see" that follows it.
     """
     notebook.metadata.pop("widgets", None)
     for i, cell in enumerate(notebook.cells):
@@ -107,7 +109,23 @@ def tidy(notebook):  # noqa: ANN001, ANN201
                 words = data.get("text/plain", "")
                 alt = words if words.startswith("[") else _sentence(following)
                 output.metadata["image/png"] = {"alt": alt}
+                data["image/png"] = _smaller(data["image/png"])
     return notebook
+
+
+def _smaller(png: str) -> str:
+    """A large picture (base64) in 256 colours of its own, so that a notebook stays below 1 MB."""
+    import io
+
+    from PIL import Image
+
+    raw = base64.b64decode(png)
+    if len(raw) < LARGE:
+        return png
+    buffer = io.BytesIO()
+    image = Image.open(io.BytesIO(raw)).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)
 
 
 def _is_progress(output: dict) -> bool:

@@ -163,6 +163,27 @@ def test_tidying_keeps_pictures_and_warnings_and_drops_views_and_bars():
     assert "widgets" not in notebook.metadata
 
 
+def test_a_large_picture_is_reduced_and_still_the_same_to_the_eye():
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    x, y = np.mgrid[:300, :300]
+    noise = np.random.default_rng(0).integers(0, 20, (300, 300))
+    pixels = np.stack([x // 2 + noise, y // 2 + noise, 128 + noise], axis=2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    notebook = small()
+    data = notebook.cells[1].outputs[0].data
+    data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
+    notebooks.tidy(notebook)
+    reduced = base64.b64decode(data["image/png"])
+    assert len(reduced) < len(buffer.getvalue()) / 2
+    seen = np.asarray(Image.open(io.BytesIO(reduced)).convert("RGB")).astype(int)
+    assert np.abs(seen - pixels).mean() < 10
+
+
 def test_a_panel_brings_its_own_words():
     notebook = small()
     notebook.cells[1].outputs[0].data["text/plain"] = "[a line] it lies at 3"

@@ -81,7 +81,7 @@ class Panel(ipywidgets.VBox):
     def _show(self) -> None:
         self.image.value, sentence = self._draw(*self.values.values())
         self.sentence.value = f"<p>{sentence}</p>"
-        self.image.alt = self.image.tooltip = f"{self.alt}. {sentence}"
+        self.image.alt = f"{self.alt}. {sentence}"
 
     def _moved(self, _change: object) -> None:
         if self._quiet:
