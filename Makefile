@@ -1,5 +1,5 @@
 # make run   set up, run the whole method on the embedded benchmark, write figures/
-# make test  set up, unit tests, then every notebook
+# make test  set up, unit tests, sliders in a browser (if there is one), then every notebook
 # make lab   set up, open JupyterLab on the notebooks
 
 PYTHON ?= python3
@@ -23,8 +23,10 @@ lab: .venv/run.stamp
 # Execute every notebook in full size and keep its outputs. Without progress bars: their widgets
 # would be stored in the notebook, where GitHub and a Lab that trusts it stumble over them.
 notebooks: .venv/test.stamp
-	cd notebooks && TQDM_DISABLE=1 ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb
-	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
+	$(BIN)/python -m oal_lite.notebooks notebooks/*.ipynb
+	cd notebooks && TQDM_DISABLE=1 ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb solutions/*.ipynb
+	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/python -m oal_lite.notebooks notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check oal_lite tests notebooks

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from oal_lite.metrics import PairedTest, paired_test
 
+Table = Mapping[str, Mapping[str, Mapping[str, list]]]  # arm, column -> values and seeds
+
 HOLDS, FAILS, UNTESTABLE = "holds", "does not hold", "not testable here"
 LOWER_IS_BETTER = ("near FPR95", "far FPR95", "training seconds")
 
@@ -83,24 +85,37 @@ OURS = (
 )  # fmt: skip
 
 
+def pairs(table: Table, a: str, b: str, column: str) -> tuple[list[float], list[float]] | None:
+    """Values of two arms at the seeds that both have; None with fewer than two such seeds."""
+    if not {a, b} <= set(table):
+        return None
+    ours, theirs = (
+        dict(zip(cell["seeds"], cell["values"], strict=True))
+        for cell in (table[arm][column] for arm in (a, b))
+    )
+    seeds = sorted(set(ours) & set(theirs))
+    return ([ours[s] for s in seeds], [theirs[s] for s in seeds]) if len(seeds) > 1 else None
+
+
+def differences(table: Table, a: str, b: str, column: str) -> PairedTest | None:
+    """Paired test of a - b in one column of a table; None where the table lacks the runs."""
+    paired = pairs(table, a, b, column)
+    return paired and paired_test(*paired)
+
+
 def gain(claim: Claim, study: Mapping) -> PairedTest | None:
     """The claimed gain of a over b, paired by seed; None where the study lacks the runs.
 
     In percentage points, or in percent of b's mean; positive is better in every column.
     """
     table = study["sections"].get(claim.section, {}).get("table", {})
-    if not {claim.a, claim.b} <= set(table):
+    paired = pairs(table, claim.a, claim.b, claim.column)
+    if paired is None:
         return None
-    a, b = (
-        dict(zip(cell["seeds"], cell["values"], strict=True))
-        for cell in (table[arm][claim.column] for arm in (claim.a, claim.b))
-    )
-    seeds = sorted(set(a) & set(b))
-    if len(seeds) < 2:
-        return None
-    unit = 100 / (sum(b[s] for s in seeds) / len(seeds)) if claim.relative else 100
+    ours, theirs = paired
+    unit = 100 / (sum(theirs) / len(theirs)) if claim.relative else 100
     unit = -unit if claim.column in LOWER_IS_BETTER else unit
-    return paired_test([unit * a[s] for s in seeds], [unit * b[s] for s in seeds])
+    return paired_test([unit * x for x in ours], [unit * x for x in theirs])
 
 
 def verdict(claim: Claim, test: PairedTest) -> str:

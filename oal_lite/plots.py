@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oal_lite.files import write_atomically
 from oal_lite.metrics import detection_metrics, roc_points
+from oal_lite.presets import smoke
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
 COLOURS = {"id": "#0072B2", "near": "#D55E00", "far": "#009E73", "synthetic": "#CC79A7"}
@@ -40,6 +41,22 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
         path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:], bbox_inches="tight")
     )
     return path
+
+
+def keep(figure, name: str) -> Path | None:  # noqa: ANN001
+    """Write a notebook's figure to `figures/{name}.png` of the repository.
+
+    A notebook runs in its own folder, so the repository is that folder's parent. In smoke size
+    nothing is written, for those pictures mean nothing.
+
+    Returns:
+        The file's path; None in smoke size.
+    """
+    if smoke():
+        return None
+    here = Path.cwd()
+    root = next((p.parent for p in (here, *here.parents) if p.name == "notebooks"), here)
+    return save(figure, root / "figures" / f"{name}.png")
 
 
 def image_grid(

@@ -32,7 +32,7 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
     """A mean in percent; from two seeds on with the half-width of its 95 % interval."""
     if len(values) == 1:
         return f"{100 * values[0]:.1f}"
@@ -43,7 +43,7 @@ def _cell(values: Sequence[float]) -> str:
 def rows(results: Sequence[Run]) -> list[list[str]]:
     """One row per arm: its name and the cells of `COLUMNS`."""
     return [
-        [arm, *(_cell([column(r) for r in runs]) for column in COLUMNS.values())]
+        [arm, *(cell([column(r) for r in runs]) for column in COLUMNS.values())]
         for arm, runs in by_arm(results).items()
     ]
 
@@ -70,7 +70,8 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
     return lines
 
 
-def _markdown_table(*lines: Sequence[str]) -> str:
+def markdown_table(*lines: Sequence[str]) -> str:
+    """A header and rows as a Markdown table; all columns but the first are right-aligned."""
     header, *rest = lines
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -81,10 +82,10 @@ def markdown(results: Sequence[Run]) -> str:
 
     From two seeds on, a second table holds the paired differences to `kd` (to `ce` without it).
     """
-    parts = [_markdown_table(HEADER, *rows(results)), caption(results)]
+    parts = [markdown_table(HEADER, *rows(results)), caption(results)]
     baseline = "kd" if "kd" in by_arm(results) else "ce"
     if paired := paired_rows(results, baseline):
-        parts.append(_markdown_table(["paired by seed, points", *COLUMNS], *paired))
+        parts.append(markdown_table(["paired by seed, points", *COLUMNS], *paired))
     return "\n\n".join(parts)
 
 
@@ -133,15 +134,16 @@ def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) 
     """
     columns = COLUMNS | {"training seconds": lambda r: r.record["seconds"]["training"]}
     compared = [(["paired by seed, points", *COLUMNS], paired_rows(results, b)) for b in baselines]
-    tables = [_markdown_table(header, *lines) for header, lines in compared if lines]
+    tables = [markdown_table(header, *lines) for header, lines in compared if lines]
     return {
         "question": question,
+        "questions": {arm: ARMS[arm].question for arm in by_arm(results) if arm in ARMS},
         "made": date.today().isoformat(),
         "code": sorted({r.record["code"] for r in results}),
         "convention": CONVENTION,
         "table": _values(results, columns),
         "markdown": "\n\n".join(
-            [_markdown_table(HEADER, *rows(results)), caption(results), *tables]
+            [markdown_table(HEADER, *rows(results)), caption(results), *tables]
         ),
         "cost": {arm: cost(runs) for arm, runs in by_arm(results).items()},
         "runs": [_short(r.record) for r in results],
@@ -170,9 +172,35 @@ def cost(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def _short(record: dict) -> dict:
-    """A record without its curves and without the scores other than energy."""
+    """A record without its curves, and of the metrics AUROC and FPR95 only."""
     kept = {k: v for k, v in record.items() if k != "history"}
-    return kept | {"metrics": {"energy": record["metrics"]["energy"]}}
+    return kept | {
+        "metrics": {
+            score: {
+                group: {
+                    name: {m: round(values[m], 5) for m in ("auroc", "fpr95")}
+                    for name, values in sets.items()
+                }
+                for group, sets in groups.items()
+            }
+            for score, groups in record["metrics"].items()
+        }
+    }
+
+
+def read_study(folder: str | Path) -> dict:
+    """`study.json` of a folder; where there is none, the main job's results as its one section.
+
+    Raises:
+        FileNotFoundError: if there are neither.
+    """
+    for name in ("study.json", "seeds/results.json", "results.json"):
+        if (path := Path(folder) / name).exists():
+            found = json.loads(path.read_text())
+            if "sections" in found:
+                return found
+            return {"sections": {"arms": found}, "machine": found["machine"]}
+    raise FileNotFoundError(f"{folder} holds no results; `make run` makes some")
 
 
 def write(

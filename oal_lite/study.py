@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 GROUPS = ("near", "far", "validation")
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
-    "__main__.py", "ablations.py", "checks.py", "claims.py", "plots.py", "report.py",
-    "study_command.py",
+    "__main__.py", "ablations.py", "claims.py", "costs.py", "maps.py", "notebooks.py", "plots.py",
+    "report.py", "study_command.py",
 )  # fmt: skip
 
 

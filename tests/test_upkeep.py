@@ -5,11 +5,9 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def pins(lines):
@@ -65,36 +63,3 @@ def test_the_readme_table_is_the_one_in_its_results_file():
     readme = (ROOT / "README.md").read_text()
     for row in results["markdown"].splitlines():
         assert row in readme
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-class TestNotebook:
-    def cells(self, path, kind):
-        return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
-
-    def test_was_run_from_top_to_bottom_without_errors(self, path):
-        cells = self.cells(path, "code")
-        assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
-        assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
-
-    def test_opens_with_the_question_the_time_and_the_needs(self, path):
-        head = "".join(self.cells(path, "markdown")[0]["source"])
-        for words in ("**Question.**", "After this notebook you can", "| Needs |", "| Time |"):
-            assert words in head
-
-    def test_says_under_every_picture_what_to_see(self, path):
-        cells = json.loads(path.read_text())["cells"]
-        for cell, following in zip(cells, cells[1:], strict=False):
-            pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-            if pictures:
-                assert "".join(following["source"]).lstrip().startswith("*"), cell["source"]
-
-    def test_holds_no_widget_state_and_is_small_enough_for_github(self, path):
-        notebook = json.loads(path.read_text())
-        assert "widgets" not in notebook["metadata"]
-        assert "application/vnd.jupyter.widget-view+json" not in path.read_text()
-        assert path.stat().st_size < 1_000_000
-
-    def test_has_short_cells(self, path):
-        for cell in self.cells(path, "code"):
-            assert len("".join(cell["source"]).splitlines()) <= 24, cell["source"][0]

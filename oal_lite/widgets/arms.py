@@ -1,0 +1,98 @@
+"""Panel 7: an arm and a score, and what the two of them do: histograms, ROC, table.
+
+Nothing is trained here: the panel reads the files of finished runs (see `study`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import ipywidgets
+
+from oal_lite import plots
+from oal_lite.metrics import detection_metrics
+from oal_lite.presets import Preset
+from oal_lite.recipes import ARMS
+from oal_lite.report import grouped_scores
+from oal_lite.study import Run, run_path
+from oal_lite.widgets.panel import Panel
+
+
+def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> list[Run]:
+    """The runs of a preset that lie whole in a folder, made by this very code.
+
+    Args:
+        runs: folder of the run files, as `study.run` fills it.
+        preset: all settings; runs with other settings do not count.
+        n_seeds: seeds 0 to n_seeds - 1 are looked for.
+    """
+    from safetensors.torch import load_file
+
+    found = []
+    for seed in range(n_seeds):
+        for arm in ARMS:
+            path = run_path(Path(runs), preset, arm, seed, "json")
+            scores = path.with_suffix(".safetensors")
+            if path.exists() and scores.exists():
+                found.append(Run(json.loads(path.read_text()), load_file(scores)))
+    return found
+
+
+def draw(run: Run, score: str):  # noqa: ANN201
+    """Histograms of one run's scores by group, its ROC curves, and the metrics of every set."""
+    import matplotlib.pyplot as plt
+
+    groups = grouped_scores(run, score)
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(13, 4.4), layout="constrained", width_ratios=(1.2, 1, 1)
+    )
+    plots.score_histograms(groups, ax=left)
+    left.set_xlabel(f"{score} score (high = OOD)")
+    left.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.45, -0.18))
+    plots.roc({plots.LABELS[g]: (groups["id"], groups[g]) for g in ("near", "far")}, ax=middle)
+    sets = run.record["metrics"][score]
+    rows = [
+        [name, f"{100 * m['auroc']:.1f}", f"{100 * m['fpr95']:.1f}"]
+        for group in ("near", "far")
+        for name, m in sets[group].items()
+    ]
+    plots.table(["OOD set", "AUROC, %", "FPR95, %"], rows, ax=right)
+    record = run.record
+    figure.suptitle(f"{record['arm']}, seed {record['seed']}, score {score}", fontsize=12)
+    near = detection_metrics(groups["id"], groups["near"])
+    sentence = (
+        f"<b>{record['arm']}</b> with the score <b>{score}</b>: a near-OOD image scores above an "
+        f"ID image in {near.auroc:.1%} of pairs. To catch 95 % of near-OOD, {near.fpr95:.1%} of "
+        f"the ID images are called OOD by mistake (sets pooled)."
+    )
+    return figure, sentence
+
+
+def arms_panel(results: Sequence[Run]) -> Panel:
+    """Choose arm, score and seed of finished runs.
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    if not results:
+        raise ValueError("no finished run to show; train one with study.run first")
+    runs = {(r.record["arm"], r.record["seed"]): r for r in results}
+    arms = list(dict.fromkeys(arm for arm, _ in runs))
+    seeds = sorted(set.intersection(*({s for a, s in runs if a == arm} for arm in arms)))
+    if not seeds:
+        raise ValueError(f"the arms {', '.join(arms)} have no seed in common; leave one out")
+    controls = {
+        "arm": ipywidgets.Dropdown(options=arms, description="arm"),
+        "score": ipywidgets.Dropdown(
+            options=list(results[0].record["metrics"]), value="energy", description="S(x), score"
+        ),
+    }
+    if len(seeds) > 1:  # a slider with one place would be no slider
+        controls["seed"] = ipywidgets.SelectionSlider(options=seeds, description="seed of the run")
+
+    def render(arm: str, score: str, seed: int = seeds[0]):  # noqa: ANN202
+        return draw(runs[arm, seed], score)
+
+    return Panel(
+        controls, render, alt="Histograms of OOD scores, ROC curves and a table for one arm"
+    )

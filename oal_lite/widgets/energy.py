@@ -1,0 +1,38 @@
+"""The first panel that a reader meets (notebook 00): three logits, their softmax, their energy."""
+
+import ipywidgets
+import torch
+
+from oal_lite.scores import energy
+from oal_lite.widgets.panel import Panel
+
+
+def draw(f1: float, f2: float, f3: float):  # noqa: ANN201
+    """Bars of three logits and of their softmax; the energy in the sentence."""
+    import matplotlib.pyplot as plt
+
+    logits = torch.tensor([[f1, f2, f3]])
+    shares = logits.softmax(1)[0]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.2), layout="constrained")
+    names = ["circle", "heart", "star"]
+    left.bar(names, logits[0], color="#0072B2")
+    left.set(ylabel="logit", ylim=(-2, 10))
+    right.bar(names, 100 * shares, color="#E69F00", hatch="//", edgecolor="white")
+    right.set(ylabel="softmax, %", ylim=(0, 100))
+    sentence = (
+        f"Energy S = {energy(logits).item():.1f} (high = OOD). The network would say "
+        f"<b>{names[int(shares.argmax())]}</b>, {shares.max():.0%} sure."
+    )
+    return figure, sentence
+
+
+def energy_panel() -> Panel:
+    """Three logits by slider; what the network says, how sure it is, and its energy."""
+    controls = {
+        f"f{i}": ipywidgets.FloatSlider(value, min=-2, max=10, step=0.5, description=label)
+        for i, (value, label) in enumerate(
+            [(9.0, "f₁, logit of circle"), (0.0, "f₂, logit of heart"), (0.0, "f₃, logit of star")],
+            start=1,
+        )
+    }
+    return Panel(controls, draw, alt="Bars of three logits and of their softmax")

@@ -1,0 +1,100 @@
+"""Panel of notebook 04: maps of a feature space, and what its true neighbours say.
+
+The maps are made beforehand: a UMAP takes seconds. The slider moves k, the number of neighbours
+in the *feature space* behind the purity, so that map and measured number stand side by side.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ipywidgets
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from oal_lite import plots
+from oal_lite.maps import joint_map, knn_purity
+from oal_lite.widgets.panel import Panel
+
+MARKERS = {"id": "o", "near": "^", "far": "s", "synthetic": "x"}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Features of some groups of images, and a joint map of them."""
+
+    features: Mapping[str, Float[Tensor, "n d"]]
+    flat: Mapping[str, Float[Tensor, "n 2"]]
+
+
+def map_space(features: Mapping[str, Float[Tensor, "n d"]], *, seed: int = 0) -> Space:
+    """Make the joint map of a feature space; groups are named as in `plots.LABELS`.
+
+    Raises:
+        ValueError: as `maps.joint_map`.
+    """
+    return Space(features, joint_map(features, seed=seed))
+
+
+def group_purity(space: Space, k: int) -> dict[str, float]:
+    """Mean `maps.knn_purity` of each group, with the group as the label."""
+    sizes = torch.tensor([len(x) for x in space.features.values()])
+    labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+    purity = knn_purity(torch.cat(list(space.features.values())), labels, k)
+    return {g: p.mean().item() for g, p in zip(space.features, purity.split(sizes.tolist()))}  # noqa: B905
+
+
+def draw_map(space: Space, *, ax=None, title: str = ""):  # noqa: ANN001, ANN201
+    """Scatter a joint map: groups told apart by colour and marker."""
+    import matplotlib.pyplot as plt
+
+    ax = ax if ax is not None else plt.subplots(layout="constrained")[1]
+    for group, points in space.flat.items():
+        ax.scatter(
+            *points.T, s=12, alpha=0.6, linewidths=0.8, marker=MARKERS[group],
+            color=plots.COLOURS[group], label=f"{plots.LABELS[group]} (n = {len(points)})",
+        )  # fmt: skip
+    ax.set(xticks=[], yticks=[], title=title, xlabel="map axes have no unit and no meaning")
+    ax.legend(fontsize="x-small", markerscale=1.5)
+    return ax
+
+
+def map_panel(spaces: Mapping[str, Space]) -> Panel:
+    """Choose a feature space and k; see its map and the purity of each group's neighbours.
+
+    Raises:
+        ValueError: if there is no space.
+    """
+    import matplotlib.pyplot as plt
+
+    if not spaces:
+        raise ValueError("no feature space to show; make one with map_space")
+    smallest = min(len(x) for s in spaces.values() for x in s.features.values())
+
+    def render(space: str, k: int):  # noqa: ANN202
+        purity = group_purity(spaces[space], k)
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(10.5, 4), layout="constrained", width_ratios=(1.3, 1)
+        )
+        draw_map(spaces[space], ax=left, title=space)
+        names = [plots.LABELS[g] for g in purity]
+        right.barh(names, [100 * p for p in purity.values()], color="#0072B2")
+        right.invert_yaxis()
+        right.set(xlim=(0, 100), xlabel=f"of the {k} nearest in feature space, own group, %")
+        sentence = (
+            f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
+            f"{purity['near']:.0%} are near-OOD themselves; of a synthetic outlier's, "
+            f"{purity['synthetic']:.0%} are synthetic."
+        )
+        return figure, sentence
+
+    controls = {
+        "k": ipywidgets.IntSlider(
+            min(10, smallest - 1), min=1, max=min(50, smallest - 1), description="k, neighbours"
+        ),
+        "space": ipywidgets.Dropdown(options=list(spaces), description="student"),
+    }
+    return Panel(
+        {name: controls[name] for name in ("space", "k")}, render,
+        alt="A joint map of ID, OOD and synthetic images, and bars of the purity of each group",
+    )  # fmt: skip
