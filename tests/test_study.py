@@ -91,8 +91,8 @@ def test_a_missing_file_is_made_again_and_fresh_repeats_all(finished, tiny_prese
     folder, results, _ = finished
     made, files = [], kept_files(folder)
 
-    def canned(arm, materials, **how):
-        made.append((materials.seed, arm))
+    def canned(label, materials, **how):
+        made.append((materials.seed, label))
         return next(r for r in results if (r.record["seed"], r.record["arm"]) == made[-1]), None
 
     monkeypatch.setattr(study, "train_one", canned)
