@@ -29,7 +29,7 @@ class Claim:
         margin: gain that is claimed, as a fraction; negative for "loses no more than".
         target: that the mean gain has to reach, as a fraction.
         relative: differences are divided by the baseline's mean.
-        section: of `study.json`, where both arms are.
+        section: of `study.json`, where both arms are: `"arms"` or the name of an ablation.
     """
 
     text: str
@@ -148,7 +148,8 @@ def rows(study: Mapping, claims: Sequence[Claim] = CLAIMS + PIECES + TARGETS) ->
     """Claim, experiment, number with interval and verdict, from what `study.json` holds."""
     lines = []
     for claim in claims:
-        table = study["sections"].get(claim.section, {}).get("table", {})
+        part = study if claim.section == "arms" else study.get("ablations", {}).get(claim.section)
+        table = (part or {}).get("table", {})
         phrase, numbers = verdict(claim, table)
         lines.append([claim.text, f"`{claim.arm}` − `{claim.baseline}`", numbers, phrase])
     return lines

@@ -84,10 +84,8 @@ def test_a_relative_difference_is_in_percent_of_the_baselines_mean():
 
 def test_every_row_is_read_from_its_own_section():
     study = {
-        "sections": {
-            "arms": {"table": table([0.9, 0.91, 0.92], [0.80, 0.812, 0.82])},
-            "number": {"table": table([0.7, 0.71, 0.72], [0.80, 0.812, 0.82])},
-        }
+        "table": table([0.9, 0.91, 0.92], [0.80, 0.812, 0.82]),
+        "ablations": {"number": {"table": table([0.7, 0.71, 0.72], [0.80, 0.812, 0.82])}},
     }
     claims = (
         Claim("better", "new", "old", "near AUROC"),
