@@ -104,7 +104,7 @@ def summary(results: Sequence[Run], *, device: str) -> dict:
         "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
         "convention": CONVENTION,
         "table": _values(results, COLUMNS),
-        "questions": {arm: ARMS[arm].question for arm in by_arm(results)},
+        "questions": {arm: ARMS[arm.split("+")[0]].question for arm in by_arm(results)},
         "markdown": markdown(results),
         "runs": [r.record for r in results],
     }
@@ -124,23 +124,23 @@ def _values(results: Sequence[Run], columns: dict) -> dict:
     }
 
 
-def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) -> dict:
-    """One section of `study.json`: a table, its paired differences, the cost, and every run.
+def section(
+    results: Sequence[Run], *, question: str, baselines: Sequence[str], device: str
+) -> dict:
+    """One part of `study.json`: what `summary` holds, the cost, and differences to every baseline.
 
     Args:
-        results: of all arms and seeds of the section.
+        results: of all arms and seeds of the part.
         question: that it answers, in words.
         baselines: arms to which all others are compared, paired by seed.
+        device: where it was made.
     """
     columns = COLUMNS | {"training seconds": lambda r: r.record["seconds"]["training"]}
-    compared = [(["paired by seed, points", *COLUMNS], paired_rows(results, b)) for b in baselines]
-    tables = [markdown_table(header, *lines) for header, lines in compared if lines]
-    return {
+    paired = [(["paired by seed, points", *COLUMNS], *paired_rows(results, b)) for b in baselines]
+    tables = [markdown_table(*lines) for lines in paired if len(lines) > 1]
+    return summary(results, device=device) | {
         "question": question,
-        "questions": {arm: ARMS[arm].question for arm in by_arm(results) if arm in ARMS},
-        "made": date.today().isoformat(),
         "code": sorted({r.record["code"] for r in results}),
-        "convention": CONVENTION,
         "table": _values(results, columns),
         "markdown": "\n\n".join(
             [markdown_table(HEADER, *rows(results)), caption(results), *tables]
@@ -151,10 +151,17 @@ def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) 
 
 
 def add_section(path: Path, name: str, content: dict) -> None:
-    """Put one section into `study.json`, new or in the place of its namesake."""
-    study = json.loads(path.read_text()) if path.exists() else {"sections": {}}
-    study["machine"] = f"{platform.machine()}, torch {torch.__version__}"
-    study["sections"][name] = content
+    """Put the arms at the top of `study.json`, an ablation below them by its name.
+
+    In an ablation's runs only the metrics by energy are kept.
+    """
+    study = json.loads(path.read_text()) if path.exists() else {}
+    if name == "arms":
+        study = content | {"ablations": study.get("ablations", {})}
+    else:
+        for run in content["runs"]:
+            run["metrics"] = {"energy": run["metrics"]["energy"]}
+        study.setdefault("ablations", {})[name] = content
     write_atomically(path, lambda p: p.write_text(json.dumps(study, indent=1)))
 
 
@@ -186,21 +193,6 @@ def _short(record: dict) -> dict:
             for score, groups in record["metrics"].items()
         }
     }
-
-
-def read_study(folder: str | Path) -> dict:
-    """`study.json` of a folder; where there is none, the main job's results as its one section.
-
-    Raises:
-        FileNotFoundError: if there are neither.
-    """
-    for name in ("study.json", "seeds/results.json", "results.json"):
-        if (path := Path(folder) / name).exists():
-            found = json.loads(path.read_text())
-            if "sections" in found:
-                return found
-            return {"sections": {"arms": found}, "machine": found["machine"]}
-    raise FileNotFoundError(f"{folder} holds no results; `make run` makes some")
 
 
 def write(

@@ -343,18 +343,18 @@ def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str,
 
 
 def train_one(
-    arm_name: str, materials: Materials, *, arm: Arm | None = None, device: str | None = None,
+    arm_name: str, materials: Materials, *, recipe: Arm | None = None, device: str | None = None,
     progress: bool = True,
 ) -> tuple[Run, nn.Module]:  # fmt: skip
     """Train and score one student; the seed is that of the materials.
 
-    `arm` is looked up by its name if None; with it, the name is only a label.
+    The arm is looked up by its name; with a `recipe` of its own the name is only a label.
 
     Students of one seed start from the same weights and see the same views, whatever the arm, so
     that arms can be compared seed by seed.
     """
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
-    arm = arm or get_arm(arm_name)
+    arm = recipe or get_arm(arm_name)
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
     autoencoded = real = None
@@ -450,7 +450,7 @@ def run(
                 continue
             if fresh:
                 materials.forget_checkpoint(label)
-            result, _ = train_one(label, materials, arm=arm, device=device)
+            result, _ = train_one(label, materials, recipe=arm, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(

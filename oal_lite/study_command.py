@@ -61,10 +61,11 @@ def main(argv: list[str] | None = None) -> int:
             results = [
                 run for arms, changed in todo for run in study.run(changed, arms, seeds, **how)
             ]
-            section = report.section(results, question=question, baselines=baselines)
+            device = arguments.device or study.default_device()
+            section = report.section(results, question=question, baselines=baselines, device=device)
             report.add_section(path, name, section)
             sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
-            say(f"wrote section {name!r} of {path}")
+            say(f"wrote {name!r} into {path}")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

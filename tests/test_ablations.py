@@ -79,15 +79,15 @@ def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study
     assert trained[4:] == ["kd+weights.kd_logits=0.0"] * 2  # ce is read again
     assert command("--arms", "ce,kd", "--seeds", "1", "--first", "1") == 0 and len(trained) == 6
     written = json.loads(path.read_text())
-    assert list(written["sections"]) == ["arms", "tiny"]
-    table = written["sections"]["tiny"]["table"]
-    assert list(table) == ["ce", "kd+weights.kd_logits=0.0"]
-    assert table["ce"]["near AUROC"]["seeds"] == [0, 1]
-    assert written["sections"]["arms"]["table"]["kd"]["ID acc"]["seeds"] == [1]
-    (run, *_) = written["sections"]["tiny"]["runs"]
+    part = written["ablations"]["tiny"]
+    assert list(part["table"]) == ["ce", "kd+weights.kd_logits=0.0"]
+    assert part["table"]["ce"]["near AUROC"]["seeds"] == [0, 1]
+    assert written["table"]["kd"]["ID acc"]["seeds"] == [1]  # the last call had one seed
+    run = part["runs"][0]
     assert run["seed"] == 0 and run["code"] == "test" and run["recipe"]["distil"] is False
     assert "history" not in run and list(run["metrics"]) == ["energy"]
-    assert "| ce | " in written["sections"]["tiny"]["markdown"]
+    assert "msp" in written["runs"][0]["metrics"]
+    assert "| ce | " in part["markdown"] and "training, s" in part["cost"]["ce"]
     assert "not testable here" in capsys.readouterr().out
 
 
