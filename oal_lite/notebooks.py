@@ -21,7 +21,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BOOTSTRAP = """\
 # On Colab this fetches the package and what it lacks; anywhere else it does nothing.
-import importlib.util, os, subprocess, sys
+import importlib.util
+import os
+import subprocess
+import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("oal_lite") is None:
     address = os.environ.get("OAL_LITE_REPOSITORY", "{repository}")
