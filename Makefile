@@ -8,7 +8,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test lab notebooks lint clean
+.PHONY: run test lab notebooks html lint clean
 
 run: .venv/run.stamp
 	$(BIN)/python -m oal_lite $(ARGS)
@@ -27,6 +27,10 @@ notebooks: .venv/test.stamp
 	cd notebooks && TQDM_DISABLE=1 ../$(BIN)/jupyter nbconvert --to notebook --inplace --execute *.ipynb solutions/*.ipynb
 	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb notebooks/solutions/*.ipynb
 	$(BIN)/python -m oal_lite.notebooks notebooks/*.ipynb notebooks/solutions/*.ipynb
+
+# Pages with words for every picture; nbconvert's default template would leave them out.
+html: .venv/test.stamp
+	$(BIN)/jupyter nbconvert --to html --template classic --output-dir build/html notebooks/*.ipynb
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check oal_lite tests notebooks

@@ -21,7 +21,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BOOTSTRAP = """\
 # On Colab this fetches the package and what it lacks; anywhere else it does nothing.
-import importlib.util, os, subprocess, sys
+import importlib.util
+import os
+import subprocess
+import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("oal_lite") is None:
     address = os.environ.get("OAL_LITE_REPOSITORY", "{repository}")
@@ -107,7 +110,7 @@ def tidy(notebook):  # noqa: ANN001, ANN201
             data.pop(WIDGET_VIEW, None)
             if "image/png" in data:
                 words = data.get("text/plain", "")
-                alt = words if words.startswith("[") else _sentence(following)
+                alt = re.sub("<[^>]+>", "", words) if words[:1] == "[" else _sentence(following)
                 output.metadata["image/png"] = {"alt": alt}
                 data["image/png"] = _smaller(data["image/png"])
     return notebook
@@ -129,10 +132,16 @@ def _smaller(png: str) -> str:
 
 
 def _is_progress(output: dict) -> bool:
-    if output.get("name") != "stderr":
+    """Whether an output holds nothing but a progress bar, as text or as a widget's text."""
+    data = output.get("data", {})
+    if output.get("name") == "stderr":
+        text = output["text"]
+    elif data.keys() <= {"text/plain", WIDGET_VIEW}:
+        text = data.get("text/plain", "")
+    else:
         return False
-    lines = [line for line in re.split(r"[\r\n]", output["text"]) if line.strip()]
-    return all(re.search(r"\d+%\||\?it/s|it/s]|s/it", line) for line in lines)
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[A", text) if line.strip()]
+    return bool(lines) and all(re.search(r"\d+%\||it/s\]|s/it", line) for line in lines)
 
 
 def _sentence(markdown: str) -> str:

@@ -43,20 +43,17 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     return path
 
 
-def keep(figure, name: str) -> Path | None:  # noqa: ANN001
-    """Write a notebook's figure to `figures/{name}.png` of the repository.
+def keep(figure, name: str, *, dpi: int = 130) -> Path | None:  # noqa: ANN001
+    """Write a notebook's figure to `figures/<name>.png` of the checkout; nothing in smoke size.
 
-    A notebook runs in its own folder, so the repository is that folder's parent. In smoke size
-    nothing is written, for those pictures mean nothing.
-
-    Returns:
-        The file's path; None in smoke size.
+    The checkout is the nearest folder at or above the current one that holds `pyproject.toml`.
+    Outside of one (a notebook that was carried away) nothing is written and None returned.
     """
-    if smoke():
+    folder = Path.cwd()
+    roots = [f for f in (folder, *folder.parents) if (f / "pyproject.toml").exists()]
+    if smoke() or not roots:
         return None
-    here = Path.cwd()
-    root = next((p.parent for p in (here, *here.parents) if p.name == "notebooks"), here)
-    return save(figure, root / "figures" / f"{name}.png")
+    return save(figure, roots[0] / "figures" / f"{name}.png", dpi=dpi)
 
 
 def image_grid(

@@ -7,19 +7,21 @@ from oal_lite.widgets.panel import Panel
 
 
 def draw(epochs: int, views: int, steps: int, speed: int):  # noqa: ANN201
-    """Bars of the arithmetic of each stage; hours in the sentence."""
+    """Bars of the hours of each stage; arithmetic and hours of all in the sentence."""
     import matplotlib.pyplot as plt
 
     plan = Plan(epochs=epochs, n_views=views, steps=steps, decode=False)
     stages = cost(plan)
+    total = hours(plan, speed)
+    flop = sum(stages.values())
     figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    ax.barh(list(stages), [x / 1e15 for x in stages.values()], color="#0072B2")
+    ax.barh(list(stages), [total * x / flop for x in stages.values()], color="#0072B2")
     ax.invert_yaxis()
-    ax.set(xlabel="arithmetic, PFLOP (10¹⁵)")
+    ax.set(xlabel=f"hours at {speed} TFLOP/s")
     largest = max(stages, key=stages.get)
     sentence = (
-        f"{sum(stages.values()) / 1e15:.0f} PFLOP in all, most of it for the {largest}: "
-        f"{hours(plan, speed):.1f} hours at {speed} TFLOP a second that really arrive."
+        f"{flop / 1e15:.0f} PFLOP (10¹⁵) in all, most of it for the {largest}: {total:.1f} hours "
+        f"at {speed} TFLOP a second that really arrive."
     )
     return figure, sentence
 
@@ -34,4 +36,4 @@ def cost_panel() -> Panel:
         "steps": ipywidgets.IntSlider(HERE.steps, 5, 100, description="N, denoising steps"),
         "speed": ipywidgets.IntSlider(20, 1, 300, description="speed, TFLOP/s"),
     }
-    return Panel(controls, draw, alt="Bars of the arithmetic of teacher, student and diffusion")
+    return Panel(controls, draw, alt="Bars of the hours that teacher, student and diffusion take")

@@ -98,7 +98,8 @@ def draw(grid: dict[Settings, Sample], word: str, class_names: Sequence[str], **
     shares = sample.logits.softmax(0)
     moved = (sample.latent - plain.latent).norm() / plain.latent.norm()
     sentence = (
-        f"Strength s = {at['strength']:g}: the latent has moved by {moved:.0%} of the length of "
+        f"Strength s = {at['strength']:g}, guidance w = {at['guidance']:g}, N = {at['steps']}, "
+        f"seed {at['seed']}: the latent has moved by {moved:.0%} of the length of "
         f"the word's own latent. The teacher reads the picture as <b>{class_names[shares.argmax()]}"
         f"</b> ({shares.max():.0%}), as {word} with {shares[list(class_names).index(word)]:.0%}; "
         f"energy {energy(sample.logits[None]).item():.1f} (high = OOD)."
