@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -29,12 +29,17 @@ from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like,
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
-from oal_lite.train import Views, draw_views, fit, predict
+from oal_lite.train import Views, augmented_copies, draw_views, fit, predict
+from oal_lite.workers import one_thread_on_cpu, study_tasks, work
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("near", "far", "validation")
 SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
+
+
+# Every seed of a study sees the same images.
+_load_once = lru_cache(maxsize=1)(load)
 
 
 class Materials:
@@ -70,7 +75,7 @@ class Materials:
         p = self.preset
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
-            lambda: load(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
+            lambda: _load_once(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
         )  # fmt: skip
 
     @cached_property
@@ -90,10 +95,25 @@ class Materials:
         return self._timed(
             "teacher views", f"teacher: {n} views of {len(train):,} training images",
             lambda: draw_views(
-                train.images, train.labels, self.teacher, n_views=n,
-                generator=generator_for(self.seed, "views"), progress=True,
+                train.images, train.labels, self.teacher, n_views=n, progress=True,
+                generator=generator_for(self.seed, "views"), cache=self._folder,
             ),
         )  # fmt: skip
+
+    def _unseen_views(self) -> Views:
+        """The same views before the teacher has looked; what it would say is NaN.
+
+        Cross-entropy alone needs no more, and can so be trained while the teacher looks.
+        """
+        train, n = self.benchmark.train, self.preset.train.n_views
+        images = augmented_copies(train.images, n, generator_for(self.seed, "views"))
+        unsaid = [torch.full((*images.shape[:2], d), torch.nan)
+                  for d in (1, len(self.benchmark.class_names))]  # fmt: skip
+        return Views(images, train.labels, *unsaid)
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.runs is None else self.runs / self.preset.name
 
     @cached_property
     def id_features(self) -> tuple[Float[Tensor, "n d"], Tensor]:
@@ -124,7 +144,7 @@ class Materials:
         def make() -> dict[str, Tensor]:
             student = self.student()
             fit(
-                student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
+                student, nn.ModuleList([CrossEntropy()]), self._unseen_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
@@ -339,9 +359,13 @@ def run(
     runs: str | Path = "runs",
     device: str | None = None,
     fresh: bool = False,
+    workers: int = 1,
     progress: Callable[[str], None] = log.info,
 ) -> list[Run]:
     """Train every arm with every seed, or read the run if it is there already.
+
+    On a CPU every training computes in one thread: the small convolutions here gain nothing from
+    a second one, and so the results are the same whatever the number of cores and of workers.
 
     Args:
         preset: all settings.
@@ -350,6 +374,8 @@ def run(
         runs: folder of the run files.
         device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
         fresh: repeat runs that are there.
+        workers: processes that train side by side (`workers`). In a script, more than one
+            needs the guard `if __name__ == "__main__"`.
         progress: called with a sentence before every stage.
 
     Raises:
@@ -360,10 +386,16 @@ def run(
     for arm in arms:
         get_arm(arm)
     seeds, results = list(seeds), []
+    device = device or default_device()
+    if workers > 1:
+        missing = [
+            (seed, arm, get_arm(arm)) for seed in seeds for arm in arms
+            if fresh or not run_path(Path(runs), preset, arm, seed, "json").exists()
+        ]  # fmt: skip
+        work(study_tasks(preset, missing, runs=str(runs), device=device), workers, progress)
+        fresh = False
     for seed in seeds:
-        materials = Materials(
-            preset, seed, device=device or default_device(), runs=runs, progress=progress
-        )
+        materials = Materials(preset, seed, device=device, runs=runs, progress=progress)
         for arm in arms:
             record_path = run_path(Path(runs), preset, arm, seed, "json")
             scores_path = record_path.with_suffix(".safetensors")
@@ -372,7 +404,8 @@ def run(
                 record = json.loads(record_path.read_text())
                 results.append(Run(record, load_file(scores_path)))
                 continue
-            result, _ = train_one(arm, materials, device=device)
+            with one_thread_on_cpu(device):
+                result, _ = train_one(arm, materials, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(
