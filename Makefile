@@ -1,5 +1,6 @@
 # make run   set up, run the whole method on the embedded benchmark, write figures/
 # make test  set up, unit tests, sliders in a browser (if there is one), then every notebook
+# make bench set up, plain forms against fast ones -> figures/performance.json and .png
 # make lab   set up, open JupyterLab on the notebooks
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test lab notebooks html lint clean
+.PHONY: run test bench lab notebooks html lint clean
 
 run: .venv/run.stamp
 	$(BIN)/python -m oal_lite $(ARGS)
@@ -16,6 +17,11 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest tests
 	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks
+
+# Apart from the tests, whose run-time checks of shapes would be timed with the rest.
+BENCH := -o python_files='bench_*.py' -o python_functions='bench_*' --confcutdir=tests/benchmarks
+bench: .venv/test.stamp
+	$(BIN)/python -m pytest $(BENCH) -q tests/benchmarks $(ARGS)
 
 lab: .venv/run.stamp
 	$(BIN)/jupyter lab notebooks

@@ -23,6 +23,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--device", default=None, help="cpu, cuda, ... (default: the GPU if there is one)"
     )
+    p.add_argument(
+        "--workers", type=int, default=None,
+        help="processes side by side; any number gives the same results (default: one for each"
+        " CPU core, one on a GPU)",
+    )  # fmt: skip
     p.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
     p.add_argument("--fresh", action="store_true", help="repeat runs that are finished already")
     return p
@@ -41,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     say("loading libraries")
     from oal_lite import report, study
     from oal_lite.presets import get_preset
+    from oal_lite.workers import default_workers
 
     try:
         if arguments.seeds < 1:
@@ -49,14 +55,17 @@ def main(argv: list[str] | None = None) -> int:
         arms = [a.strip() for a in arguments.arms.split(",") if a.strip()]
         if not arms:
             raise ValueError("--arms names no arm")
+        if arguments.workers is not None and arguments.workers < 1:
+            raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
+        device = arguments.device or study.default_device()
         results = study.run(
-            preset, arms, range(arguments.seeds), runs=arguments.runs, device=arguments.device,
+            preset, arms, range(arguments.seeds), runs=arguments.runs, device=device,
             fresh=arguments.fresh, progress=say,
+            workers=arguments.workers or default_workers(device, len(arms) * arguments.seeds),
         )  # fmt: skip
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    device = arguments.device or study.default_device()
     say("figures")
     materials = study.Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
     written = report.write(results, materials, arguments.out, device=device)

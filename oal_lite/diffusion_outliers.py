@@ -12,6 +12,7 @@ The swap is a hook on the embedding layer: no weight is touched, no library file
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -45,6 +46,34 @@ def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float
         transformers.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+SAMPLERS = {  # the released code draws 50 steps of "plms"
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+}
+
+
+def with_sampler(pipeline, sampler: str):  # noqa: ANN001, ANN201
+    """The same pipeline with another sampler; the models are shared, not copied.
+
+    Another sampler, or fewer steps of it, is another distribution of latents, not the same one
+    made faster: `figures/performance.json` holds how far 20 steps of "dpm++" are from "plms".
+
+    Raises:
+        ValueError: if the sampler is not one of `SAMPLERS`.
+    """
+    import diffusers
+
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    name, how = SAMPLERS[sampler]
+    scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config, **how)
+    parts = {**pipeline.components, "scheduler": scheduler}
+    other = type(pipeline)(**parts, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
 
 
 # --- the swapped word -------------------------------------------------------------------------
@@ -213,24 +242,36 @@ def synthesise(
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     empty = pipeline.tokenizer("", padding="max_length", return_tensors="pt").input_ids
     unconditional = pipeline.text_encoder(empty.to(pipeline.text_encoder.device))[0]
+    prompts = _distinct(outliers, names)
+    # Equal prompts come together, whatever their class, so each is encoded once a batch.
+    order = prompts.argsort(stable=True)
     latents = []
-    starts = range(0, len(outliers), batch_size)
-    for start in tqdm(starts, desc="latent outliers", leave=False, disable=not progress):
-        batch = slice(start, start + batch_size)
-        embedded = condition(pipeline, outliers[batch], names[batch], prompt=prompt)
+    batches = order.split(batch_size)
+    for batch in tqdm(batches, desc="latent outliers", leave=False, disable=not progress):
+        _, first, which = np.unique(prompts[batch], return_index=True, return_inverse=True)
+        heads = batch[first].tolist()
+        embedded = condition(pipeline, outliers[heads], [names[i] for i in heads], prompt=prompt)
         latents.append(
             pipeline(
-                prompt_embeds=embedded,
-                negative_prompt_embeds=unconditional.expand(len(embedded), -1, -1),
+                prompt_embeds=embedded[torch.from_numpy(which).to(embedded.device)],
+                negative_prompt_embeds=unconditional.expand(len(batch), -1, -1),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 height=side,
                 width=side,
-                generator=[torch.Generator().manual_seed(s) for s in seeds[batch]],
+                generator=[torch.Generator().manual_seed(seeds[i]) for i in batch.tolist()],
                 output_type="latent",
             ).images.float().cpu()
         )  # fmt: skip
-    return torch.cat(latents)
+    return torch.cat(latents)[order.argsort()]
+
+
+def _distinct(outliers: Float[Tensor, "n d"], names: Sequence[str]) -> Int[Tensor, " n"]:
+    """Number the distinct prompts: equal numbers where outlier and name are equal."""
+    _, vectors = outliers.cpu().unique(dim=0, return_inverse=True)
+    places: dict[tuple[int, str], int] = {}
+    pairs = zip(vectors.tolist(), names, strict=True)
+    return torch.tensor([places.setdefault(pair, len(places)) for pair in pairs])
 
 
 @torch.no_grad()

@@ -7,12 +7,7 @@ with it a view of the distances in the wrong shape, so that the released code do
 what its text says: `selection="farthest"` is the text, `"as_released"` the code.
 
 `sample_outliers_plain` is the method as one would write it down. `sample_outliers` makes the
-same picks and hardly builds a candidate: all boundary points share one set of noises, so that
-
-    cos(x_i + d_s, x_j) = (x_i . x_j + d_s . x_j) / |x_i + d_s|,        d_s = sigma eps_s
-
-takes two small matrix products; and to lose, a candidate's k-th distance need not be known:
-k neighbours nearer than its rivals' k-th are enough.
+same picks and hardly builds a candidate: `knn_pruning` says how.
 """
 
 from typing import Literal, get_args
@@ -21,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy.random import SeedSequence
 from torch import Generator, Tensor
+
+from oal_lite.knn_pruning import contests, edge, rounds_at_once, undefeated
 
 Selection = Literal["farthest", "as_released", "random"]
 
@@ -40,12 +37,12 @@ def kth_distance(
     """
     lengths = bank.square().sum(1)
     kth = [
-        (q.square().sum(1, keepdim=True) + lengths - 2 * q @ bank.T)
+        torch.addmm(lengths, q, bank.T, alpha=-2)  # |b|^2 - 2 q . b; |q|^2 does not move the k-th
         .topk(k, largest=False, sorted=False)
         .values.amax(1)
         for q in queries.split(max(1, 2**22 // len(bank)))  # at most 4 million distances at once
     ]
-    return torch.cat(kth).clamp_min(0)
+    return (torch.cat(kth) + queries.square().sum(1)).clamp_min(0)
 
 
 def boundary_points(
@@ -113,7 +110,7 @@ def select_candidates(
         keys = torch.rand(b, s, generator=generator, device=source).to(distances.device)
         positions = keys.argsort(dim=1, stable=True)[:, :keep]
     else:
-        positions = _largest(_contests(distances, selection), keep)
+        positions = _largest(contests(distances, selection), keep)
     return (torch.arange(b, device=distances.device)[:, None] * s + positions).flatten()
 
 
@@ -188,8 +185,8 @@ def sample_outliers(
     """
     _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
     z = unit(features.double())
-    boundary = _largest(kth_distance(z, z, k), n_boundary)
-    outliers = _sample(z, boundary, k, n_candidates, sigma, keep, selection, generator)
+    boundary = _boundary(z, k, n_boundary)
+    (outliers,) = _sample(z, boundary, k, n_candidates, sigma, keep, selection, [generator])
     return outliers.to(features.dtype)
 
 
@@ -248,14 +245,16 @@ def sample_outliers_per_class(
 
     source = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=source))
+    together = rounds_at_once(features.shape, n_boundary, n_candidates)
     outliers = []
     for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
         z = unit(features[labels == c].double())
-        boundary = _largest(kth_distance(z, z, k), n_boundary)
-        for r in range(rounds):
-            split = round_generator(seed, c, r)
-            kept = _sample(z, boundary, k, n_candidates, sigma, keep, selection, split)
-            outliers.append(kept.to(features.dtype))
+        boundary = _boundary(z, k, n_boundary)
+        splits = [round_generator(seed, c, r) for r in range(rounds)]
+        for start in range(0, rounds, together):
+            some = splits[start : start + together]
+            kept = _sample(z, boundary, k, n_candidates, sigma, keep, selection, some)
+            outliers.append(kept.flatten(0, 1).to(features.dtype))
     classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
     return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
 
@@ -266,66 +265,24 @@ def round_generator(seed: int, class_index: int, round_index: int) -> Generator:
     return Generator().manual_seed(int(split.generate_state(1)[0]))
 
 
-def _sample(z, boundary, k, n_candidates, sigma, keep, selection, generator):
-    noise = draw_noise(n_candidates, z.shape[1], generator, z.device)
+def _boundary(z, k, n_boundary):
+    return _largest(edge(z, k, n_boundary), n_boundary)
+
+
+def _sample(z, boundary, k, n_candidates, sigma, keep, selection, generators):
+    """Outliers of one class, one round for each generator: (r, b * keep, d)."""
+    draws = [draw_noise(n_candidates, z.shape[1], g, z.device) for g in generators]
+    noise = torch.stack(draws) if len(draws) > 1 else draws[0][None]
     if selection == "random":
-        distances = z.new_empty(len(boundary), n_candidates)
+        distances = z.new_empty(len(noise), len(boundary), n_candidates)
     else:
-        distances = _undefeated(z, boundary, noise, k, sigma, keep, selection)
-    picks = select_candidates(distances, keep, selection, generator)
-    b, s = picks // n_candidates, picks % n_candidates
-    return unit(z[boundary[b]] + sigma * noise[s].double())
-
-
-def _undefeated(z, boundary, noise, k, sigma, keep, selection):
-    """k-th distances (b, s) of all candidates that might be picked; -inf for the others.
-
-    A few likely winners of each contest are measured exactly; the keep-th best sets the mark.
-    A candidate with k neighbours nearer than the mark has lost: counting those neighbours is
-    much cheaper than finding the k-th of them, and float32 will do where its error is bounded.
-    """
-    (n, d), b, s = z.shape, len(boundary), len(noise)
-    points, pushes = z[boundary], noise.double().mul_(sigma)
-    lengths = pushes.norm(dim=1)
-    dots = points @ pushes.T
-    norms = (1 + 2 * dots + lengths**2).clamp_min(0).sqrt()
-
-    # |fl(x . y) - x . y| <= d u |x| |y|, plus a few single roundings; eps = 2 u leaves room.
-    slack = (d + 8) * torch.finfo(torch.float32).eps * (1 + lengths)
-    gram = (points @ z.T).float()
-    drift = noise @ (sigma * z).float().T
-    if ((drift.T[boundary] - dots).abs() > slack / 2).any():
-        # Autocast, TF32 or bfloat16 had a hand in this product, and the bound does not hold.
-        drift = (pushes @ z.T).float()
-
-    def measure(flat):
-        parts = flat.split(4096)
-        return torch.cat([kth_distance(unit(points[i // s] + pushes[i % s]), z, k) for i in parts])
-
-    flat = torch.arange(b * s, device=z.device).view(b, s)
-    contest = flat // s if selection == "farthest" else flat % b
-    mean_cosine = (gram.mean(1, keepdim=True) + drift.mean(1)) / norms
-    likely = _contests(mean_cosine, selection).topk(min(s, 3 * keep), largest=False).indices
-    probes = _contests(flat, selection).gather(1, likely)
-    mark = measure(probes.flatten()).view(b, -1).topk(keep).values[:, -1]
-    line = ((1 - mark / 2)[contest] * norms + slack).float()  # the mark as a dot product
-
-    rows = max(1, 2**19 // (b * n))
-    block = gram.new_empty(rows, b, n)  # reused: new memory would cost more than the arithmetic
-    nearer = [
-        torch.add(u[:, None], gram, out=block[: len(u)]).ge_(v[..., None]).sum(-1)
-        for u, v in zip(drift.split(rows), line.T.split(rows), strict=True)
-    ]
-    alive = flat[torch.cat(nearer).T < k]
-    distances = z.new_full((b * s,), -torch.inf)
-    distances[alive] = measure(alive)
-    return distances.view(b, s)
-
-
-def _contests(values: Tensor, selection: str) -> Tensor:
-    """Rearrange a (b, s) matrix: row i holds the candidates among which i's positions are won."""
-    b, s = values.shape
-    return values if selection == "farthest" else values.reshape(s, b).T
+        distances = undefeated(z, boundary, noise, k=k, sigma=sigma, keep=keep, selection=selection)
+    outliers = []
+    for r, generator in enumerate(generators):
+        picks = select_candidates(distances[r], keep, selection, generator)
+        b, s = picks // n_candidates, picks % n_candidates
+        outliers.append(unit(z[boundary[b]] + sigma * noise[r, s].double()))
+    return torch.stack(outliers)
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

@@ -75,10 +75,9 @@ def club_naive(
     Source: as `club`.
     """
     _check_gaussian(mu, logvar, y)
-    variance = logvar.exp()
-    true_pairs = -(y - mu).square() / (2 * variance)
-    all_pairs = -(y[None, :, :] - mu[:, None, :]).square() / (2 * variance[:, None, :])
-    return (true_pairs - all_pairs.mean(dim=1)).sum(dim=1).mean()
+    true_pairs = (y - mu).square()
+    all_pairs = (y[None, :, :] - mu[:, None, :]).square().mean(dim=1)
+    return ((all_pairs - true_pairs) / (2 * logvar.exp())).sum(dim=1).mean()
 
 
 class ClubNet(nn.Module):

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
-from oal_lite.train import Views, draw_views, fit, predict
+from oal_lite.train import Views, augmented_copies, draw_views, fit, predict
+from oal_lite.workers import one_thread_on_cpu, study_tasks, work
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ SHOWING = (
     "__main__.py", "ablations.py", "claims.py", "costs.py", "maps.py", "notebooks.py", "plots.py",
     "report.py", "study_command.py",
 )  # fmt: skip
+
+
+# Every seed of a study sees the same images.
+_load_once = lru_cache(maxsize=1)(load)
 
 
 class Materials:
@@ -76,7 +81,7 @@ class Materials:
         p = self.preset
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
-            lambda: load(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
+            lambda: _load_once(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
         )  # fmt: skip
 
     @cached_property
@@ -96,10 +101,25 @@ class Materials:
         return self._timed(
             "teacher views", f"teacher: {n} views of {len(train):,} training images",
             lambda: draw_views(
-                train.images, train.labels, self.teacher, n_views=n,
-                generator=generator_for(self.seed, "views"), progress=True,
+                train.images, train.labels, self.teacher, n_views=n, progress=True,
+                generator=generator_for(self.seed, "views"), cache=self._folder,
             ),
         )  # fmt: skip
+
+    def _unseen_views(self) -> Views:
+        """The same views before the teacher has looked; what it would say is NaN.
+
+        Cross-entropy alone needs no more, and can so be trained while the teacher looks.
+        """
+        train, n = self.benchmark.train, self.preset.train.n_views
+        images = augmented_copies(train.images, n, generator_for(self.seed, "views"))
+        unsaid = [torch.full((*images.shape[:2], d), torch.nan)
+                  for d in (1, len(self.benchmark.class_names))]  # fmt: skip
+        return Views(images, train.labels, *unsaid)
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.runs is None else self.runs / self.preset.name
 
     @cached_property
     def id_features(self) -> tuple[Float[Tensor, "n d"], Tensor]:
@@ -130,7 +150,7 @@ class Materials:
         def make() -> dict[str, Tensor]:
             student = self.student()
             fit(
-                student, nn.ModuleList([CrossEntropy()]), self.views, settings=settings,
+                student, nn.ModuleList([CrossEntropy()]), self._unseen_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
                 mixed_precision=self.preset.train.mixed_precision,
                 checkpoint=self.checkpoint("start"),
@@ -187,10 +207,13 @@ class Materials:
     def id_latents(self) -> Float[Tensor, "n c h w"]:
         """The training images, encoded; the same for every seed."""
         images = self.benchmark.train.images
-        return self._timed(
-            "encoding", f"autoencoder: {len(images):,} training images encoded",
-            lambda: encode(self.pipeline, images),
+        made = self._kept(
+            "id-latents", lambda: self._timed(
+                "encoding", f"autoencoder: {len(images):,} training images encoded",
+                lambda: {"latents": encode(self.pipeline, images)},
+            ), ("knn", "diffusion", "train", "weights"),
         )  # fmt: skip
+        return made["latents"]
 
     def autoencoded(self, *, decoded: bool) -> Autoencoded:
         """The training images encoded and, where asked, decoded again."""
@@ -416,9 +439,13 @@ def run(
     runs: str | Path = "runs",
     device: str | None = None,
     fresh: bool = False,
+    workers: int = 1,
     progress: Callable[[str], None] = log.info,
 ) -> list[Run]:
     """Train every arm with every seed, or read the run if it is there already.
+
+    On a CPU every training computes in one thread: the small convolutions here gain nothing from
+    a second one, and so the results are the same whatever the number of cores and of workers.
 
     Args:
         preset: all settings.
@@ -427,6 +454,8 @@ def run(
         runs: folder of the run files.
         device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
         fresh: repeat runs that are there.
+        workers: processes that train side by side (`workers`). In a script, more than one
+            needs the guard `if __name__ == "__main__"`.
         progress: called with a sentence before every stage.
 
     Raises:
@@ -436,10 +465,17 @@ def run(
 
     arms = arms if isinstance(arms, Mapping) else {name: get_arm(name) for name in arms}
     seeds, results = list(seeds), []
+    device = device or default_device()
+    if workers > 1:
+        missing = [
+            (seed, label, arm) for seed in seeds for label, arm in arms.items()
+            if fresh or not run_path(Path(runs), preset, label, seed, "json").exists()
+        ]  # fmt: skip
+        tasks = study_tasks(preset, missing, runs=str(runs), device=device, fresh=fresh)
+        work(tasks, workers, progress)
+        fresh = False
     for seed in seeds:
-        materials = Materials(
-            preset, seed, device=device or default_device(), runs=runs, progress=progress
-        )
+        materials = Materials(preset, seed, device=device, runs=runs, progress=progress)
         for label, arm in arms.items():
             record_path = run_path(Path(runs), preset, label, seed, "json")
             scores_path = record_path.with_suffix(".safetensors")
@@ -450,7 +486,8 @@ def run(
                 continue
             if fresh:
                 materials.forget_checkpoint(label)
-            result, _ = train_one(label, materials, recipe=arm, device=device)
+            with one_thread_on_cpu(device):
+                result, _ = train_one(label, materials, recipe=arm, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(

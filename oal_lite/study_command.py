@@ -30,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="figures", help="folder of study.json and the tables")
     p.add_argument("--runs", default="runs", help="folder of finished runs, read when there")
     p.add_argument("--device", default=None, help="cpu, cuda, ... (default: the GPU if there is)")
+    p.add_argument(
+        "--workers", type=int, default=None,
+        help="processes side by side (default: one per core on a CPU, one on a GPU)",
+    )  # fmt: skip
     p.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
     return p
 
@@ -45,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from oal_lite import ablations, claims, report, study
     from oal_lite.presets import get_preset
+    from oal_lite.workers import default_workers
 
     if arguments.ablation == "list":
         for name, ablation in ablations.ABLATIONS.items():
@@ -56,7 +61,11 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
         preset = get_preset(arguments.preset, quick=arguments.quick)
         seeds = range(arguments.first, arguments.first + arguments.seeds)
-        how = {"runs": arguments.runs, "device": arguments.device, "progress": say}
+        if arguments.workers is not None and arguments.workers < 1:
+            raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
+        device = arguments.device or study.default_device()
+        workers = arguments.workers or default_workers(device, arguments.seeds)
+        how = {"runs": arguments.runs, "device": device, "progress": say, "workers": workers}
         for name, question, baselines, todo in _sections(arguments, preset):
             results = [
                 run for arms, changed in todo for run in study.run(changed, arms, seeds, **how)

@@ -108,3 +108,10 @@ class Teacher(nn.Module):
             features.append(self._caught.float().cpu())
         self._caught = None
         return TeacherOutputs(torch.cat(features), torch.cat(logits))
+
+    @torch.no_grad()
+    def logits(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n c"]:
+        """Logits of features, the teacher's last layer alone, on the CPU."""
+        head = self.model.classifier
+        x = features.to(head.weight.device, head.weight.dtype)
+        return F.linear(x, head.weight, head.bias).float().cpu()

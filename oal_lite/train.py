@@ -22,6 +22,7 @@ from oal_lite.checkpoint import Keeper
 from oal_lite.images import LazyImages
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import Teacher, to_float
+from oal_lite.teacher_cache import cached_features, view_key
 from oal_lite.terms import Step, Term
 
 
@@ -93,16 +94,10 @@ def _moved(images: Tensor, flip: Tensor, shift: Tensor, padding: int) -> Tensor:
     return padded[*index, rows, columns]
 
 
-def draw_views(
-    images: UInt8[Tensor, "n 3 h w"] | LazyImages,
-    labels: Int[Tensor, " n"],
-    teacher: Teacher,
-    *,
-    n_views: int,
-    generator: torch.Generator,
-    progress: bool = False,
-) -> Views:
-    """Draw the augmented views of a training set and let the teacher look at each, once.
+def augmented_copies(
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages, n_views: int, generator: torch.Generator
+) -> UInt8[Tensor, "v n 3 h w"] | LazyViews:
+    """Augment every image `n_views` times; at once, or where images are read late, then.
 
     Raises:
         ValueError: if `n_views` is below one.
@@ -110,12 +105,50 @@ def draw_views(
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
     if isinstance(images, LazyImages):
-        views = LazyViews(images, n_views, generator)
-    else:
-        views = torch.stack([augment(images, generator) for _ in range(n_views)])
-    seen = teacher(views.flatten(0, 1), progress=progress)
-    shape = views.shape[:2]
-    return Views(views, labels, seen.features.unflatten(0, shape), seen.logits.unflatten(0, shape))
+        return LazyViews(images, n_views, generator)
+    return torch.stack([augment(images, generator) for _ in range(n_views)])
+
+
+def draw_views(
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages,
+    labels: Int[Tensor, " n"],
+    teacher: Teacher,
+    *,
+    n_views: int,
+    generator: torch.Generator,
+    cache: Path | None = None,
+    cache_dtype: str = "float32",
+    progress: bool = False,
+) -> Views:
+    """Draw the augmented views of a training set and let the teacher look at each, once.
+
+    Args:
+        images: 8-bit training images.
+        labels: of the images.
+        teacher: looks at the views.
+        n_views: V, how many of each image.
+        generator: of the augmentation.
+        cache: folder where the teacher's features are kept, and looked for (`teacher_cache`).
+        cache_dtype: number format of the kept features, "float32" or "float16".
+        progress: show a bar while the teacher looks.
+
+    Raises:
+        ValueError: if `n_views` is below one.
+    """
+    if isinstance(images, LazyImages):
+        cache = None  # to know such images by their content, each would have to be read twice
+    if cache is not None:  # before the generator moves on
+        key = view_key(
+            images, teacher, n_views=n_views, generator=generator, dtype=cache_dtype
+        )  # fmt: skip
+    views = augmented_copies(images, n_views, generator)
+
+    def look() -> Float[Tensor, "v n d"]:
+        seen = teacher(views.flatten(0, 1), progress=progress)
+        return seen.features.unflatten(0, views.shape[:2])
+
+    features = look() if cache is None else cached_features(cache, key, look)
+    return Views(views, labels, features, teacher.logits(features))
 
 
 @dataclass
@@ -267,7 +300,7 @@ def fit(
                 labels=views.labels[pick].to(device),
                 logits=logits.float(),
                 features=features.float(),
-                teacher_features=views.teacher_features[view, pick].to(device),
+                teacher_features=views.teacher_features[view, pick].float().to(device),
                 teacher_logits=views.teacher_logits[view, pick].to(device),
                 generator=generator,
                 extra=dict(zip(extras, zip(more_logits, more_features, strict=True), strict=True)),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from oal_lite import diffusion_outliers
 from oal_lite.diffusion_outliers import (
     PROMPT,
     condition,
@@ -17,6 +18,7 @@ from oal_lite.diffusion_outliers import (
     prompt_tokens,
     swapped_word,
     synthesise,
+    with_sampler,
     word_embeddings,
 )
 from oal_lite.pretrain import build_tokenizer
@@ -240,6 +242,38 @@ def test_the_latents_are_those_of_the_pipeline_called_directly(pipe, latents):
         generator=[seeded(s) for s in seeds],
     ).images  # fmt: skip
     assert_close(latents, direct, atol=1e-5, rtol=0)
+
+
+def test_a_repeated_outlier_is_encoded_once_a_batch_and_every_copy_has_its_own_noise(
+    pipe, monkeypatch
+):
+    vectors, names = directions(3)[[0, 1, 2, 0, 1, 0]], ["heart", "star", "moon"] * 2
+    names[3] = "star"  # the same outlier in another word's place is another prompt
+    encoded = []
+
+    def spy(pipeline, outliers, class_names, **how):
+        encoded.append(len(class_names))
+        return condition(pipeline, outliers, class_names, **how)
+
+    names[5] = "heart"
+    alone = [synthesise(pipe, vectors, names, **FEW, batch_size=1)[i] for i in range(6)]
+    monkeypatch.setattr(diffusion_outliers, "condition", spy)
+    together = synthesise(pipe, vectors, names, **FEW)
+    assert encoded == [4]  # heart 0 twice, star 1 twice, moon 2, star 0
+    assert_close(together, torch.stack(alone), atol=1e-4, rtol=0)
+    assert (together[0] - together[5]).abs().max() > 0.1
+
+
+def test_another_sampler_shares_the_models_and_draws_other_latents(pipe, latents):
+    names = ["heart", "star", "moon"]
+    for sampler in ("plms", "ddim"):
+        other = with_sampler(pipe, sampler)
+        assert other.unet is pipe.unet and other.scheduler is not pipe.scheduler
+        assert (synthesise(other, directions(3), names, **FEW) - latents).abs().max() > 1e-3
+    same = with_sampler(pipe, "dpm++")
+    assert_close(synthesise(same, directions(3), names, **FEW), latents, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="sampler='euler': choose one of plms, ddim, dpm"):
+        with_sampler(pipe, "euler")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from oal_lite import knn_pruning
 from oal_lite.knn_outliers import (
     boundary_points,
     candidates_around,
@@ -138,6 +139,37 @@ def test_fast_is_exact_where_autocast_degrades_its_products(d):
     sizes = dict(k=70, n_boundary=15, n_candidates=300)
     with torch.autocast("cpu", torch.bfloat16):
         fast = sample_outliers(features, **sizes, generator=seeded())
+    plain = sample_outliers_plain(features.double(), **sizes, generator=seeded())
+    torch.testing.assert_close(fast.double(), plain, atol=1e-6, rtol=0)
+
+
+def test_the_compiled_loop_counts_as_plain_torch_does():
+    g = seeded()
+    gram, drift = torch.randn(7, 90, generator=g), torch.randn(31, 90, generator=g)
+    line = 3 * torch.randn(31, 7, generator=g)
+    line[0, 0] = gram[0, 3] + drift[0, 3]  # on the line counts as nearer
+    for k in (1, 40, 90):
+        few = knn_pruning.fewer_than(k, gram, drift, line)
+        assert torch.equal(few, knn_pruning.fewer_than_plain(k, gram, drift, line))
+        assert 0 < few.sum() < few.numel()
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_the_bound_of_memory_changes_nothing(selection, monkeypatch):
+    features, labels = class_features(90, 12), torch.arange(90) % 2
+    sizes = dict(n_classes=2, rounds=5, k=20, n_boundary=6, n_candidates=40, selection=selection)
+    whole = sample_outliers_per_class(features, labels, **sizes, generator=seeded())
+    for memory in (1, 40 * 600 * 2):
+        monkeypatch.setattr(knn_pruning, "MEMORY", memory)
+        parts = sample_outliers_per_class(features, labels, **sizes, generator=seeded())
+        assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+
+
+def test_fast_equals_plain_without_the_compiled_loop(monkeypatch):
+    monkeypatch.setattr(knn_pruning, "fewer_than", knn_pruning.fewer_than_plain)  # as on a GPU
+    features = class_features(120, 32)
+    sizes = dict(k=70, n_boundary=15, n_candidates=300)
+    fast = sample_outliers(features, **sizes, generator=seeded())
     plain = sample_outliers_plain(features.double(), **sizes, generator=seeded())
     torch.testing.assert_close(fast.double(), plain, atol=1e-6, rtol=0)
 

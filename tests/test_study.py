@@ -72,7 +72,8 @@ def test_every_arm_and_seed_leaves_a_record_and_its_scores(finished):
             assert [Path(n).suffix for n in ours] == [".json", ".safetensors"]
     for shared in ("start", "outliers-farthest"):
         assert len([n for n in names if n.startswith(f"{shared}-seed")]) == 2
-    assert len(names) == 4 * 2 + 2 * 2
+    assert len([n for n in names if n.startswith("teacher-")]) == 2 * 2
+    assert len(names) == 4 * 2 + 2 * 2 + 2 * 2
 
 
 def test_a_second_call_reads_the_runs_and_trains_nothing(finished, tiny_preset, monkeypatch):

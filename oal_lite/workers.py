@@ -1,0 +1,132 @@
+"""Several processes for one study: what does not wait for each other runs side by side.
+
+The common start of a seed, the teacher's look at the views, and the outliers of each selection
+need nothing of one another; an arm needs some of them, and no other arm. All hand over their
+results as files in the folder of runs, where they would be kept anyway, so this module only says
+who may begin when. Each process computes in one thread: at the sizes of the shapes preset, two
+trainings side by side take little more time than one of them in two threads.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+
+from oal_lite.presets import Preset
+from oal_lite.recipes import Arm
+
+MOST = 8  # each process takes about a gigabyte
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work: a name, a function with arguments, and the names of what comes before."""
+
+    name: str
+    function: Callable
+    arguments: tuple
+    needs: tuple[str, ...] = ()
+
+
+def default_workers(device: str, trainings: int) -> int:
+    """As many as there are cores and trainings; one where a GPU does the work."""
+    if not device.startswith("cpu"):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, trainings, MOST))
+
+
+@contextmanager
+def one_thread_on_cpu(device: str) -> Iterator[None]:
+    """On a CPU, compute in one thread, so that no sum depends on the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if device.startswith("cpu") else threads)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def study_tasks(
+    preset: Preset,
+    trainings: Sequence[tuple[int, str, Arm]],
+    *,
+    runs: str,
+    device: str,
+    fresh: bool = False,
+) -> list[Task]:
+    """What trainings (seed, label, arm) take, in the order in which it should begin.
+
+    Everything that several arms share comes before the arms of its seed. Unless `fresh`, a
+    training that was interrupted goes on where it stopped.
+    """
+    tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
+    for seed, label, arm in trainings:
+        shared = (preset, seed, runs, device)
+        source = "farthest" if arm.outliers == "noise" else arm.outliers  # noise copies its spread
+        needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
+        needs += ["id_latents"] if arm.exposure in ("matched", "latent") else []
+        for what in needs:
+            tasks.setdefault(
+                f"{what}, seed {seed}", Task(f"{what}, seed {seed}", _prepare, (what, *shared))
+            )
+        name = f"{label}, seed {seed}"
+        tasks[name] = Task(
+            name, _train, (label, *shared, arm, fresh), tuple(f"{w}, seed {seed}" for w in needs)
+        )
+    return sorted(tasks.values(), key=lambda t: (t.arguments[2], bool(t.needs)))
+
+
+def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> None:
+    """Do all tasks in so many processes, each as soon as what it needs is done.
+
+    Raises:
+        Exception: the first that a task raises; what has not begun by then is not begun.
+    """
+    waiting, running, done, started = list(tasks), {}, set(), {}
+    # Not forked: a copy of a process whose libraries run threads may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    try:
+        while waiting or running:
+            ready = [t for t in waiting if done.issuperset(t.needs)]
+            for task in ready[: workers - len(running)]:
+                waiting.remove(task)
+                progress(f"{task.name}: begun")
+                future: Future = pool.submit(task.function, *task.arguments)
+                running[future], started[task.name] = task.name, perf_counter()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                future.result()
+                done.add(name)
+                progress(f"{name}: done in {perf_counter() - started[name]:.0f} s")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would write over each other
+
+
+def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:
+    from oal_lite.study import Materials
+
+    materials = Materials(preset, seed, device=device, runs=Path(runs))
+    with one_thread_on_cpu(device):
+        if what.startswith("outliers-"):
+            materials.outliers(what.removeprefix("outliers-"))
+        else:
+            getattr(materials, what)
+
+
+def _train(
+    label: str, preset: Preset, seed: int, runs: str, device: str, arm: Arm, fresh: bool
+) -> None:
+    from oal_lite.study import run
+
+    run(preset, {label: arm}, [seed], runs=runs, device=device, fresh=fresh)

@@ -1,0 +1,70 @@
+"""Latent outliers: batch size and decoding, growth, and how far a sampler is from PLMS."""
+
+import pytest
+import torch
+from measure import scaling
+
+from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, with_sampler
+from oal_lite.presets import PRESETS
+
+N, STEPS = 24, 10
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline(PRESETS["shapes"].pipeline)
+
+
+def outliers(pipeline, n):
+    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(1))
+
+
+def make(pipeline, n=N, **how):
+    names = ["heart", "star", "moon"]
+    vectors = outliers(pipeline, n)
+    how = dict(steps=STEPS, generator=torch.Generator().manual_seed(0)) | how
+    return synthesise(pipeline, vectors, [names[i % 3] for i in range(n)], **how)
+
+
+def bench_batches(keep_ratio, pipeline):
+    torch.testing.assert_close(
+        make(pipeline, batch_size=3), make(pipeline, batch_size=N), atol=1e-3, rtol=0
+    )
+    keep_ratio(
+        f"diffusion, {N} latents in one batch",
+        lambda: decode(pipeline, make(pipeline, batch_size=3)),
+        lambda: make(pipeline, batch_size=N),
+        repeats=3,
+        against="the released batches of 3, decoded; the same sampler, steps, noise and float32",
+    )
+
+
+def bench_growth(findings, pipeline):
+    def prepare(n):
+        return lambda: make(pipeline, n, steps=5, batch_size=100)
+
+    findings["scaling"]["diffusion: latents"] = scaling([8, 16, 32, 64], prepare)
+
+
+def energy_distance(a, b):
+    """2 E|a - b| - E|a - a'| - E|b - b'| between two sets of latents; 0 if they are alike."""
+    a, b = a.flatten(1), b.flatten(1)
+    within = [torch.pdist(x).mean() for x in (a, b)]
+    return float(2 * torch.cdist(a, b).mean() - sum(within))
+
+
+def bench_sampler(findings, pipeline):
+    """Fewer steps draw from another distribution; the distance to PLMS-50 says how other."""
+    reference = with_sampler(pipeline, "plms")
+    n, g = 64, torch.Generator
+    plms = make(reference, n, steps=50, batch_size=n)
+    again = make(reference, n, steps=50, batch_size=n, generator=g().manual_seed(1))
+    few = make(with_sampler(pipeline, "dpm++"), n, steps=20, batch_size=n)
+    findings["samplers"] = {
+        "reference": "PLMS, 50 steps", "other": "DPM-Solver++, 20 steps", "latents": n,
+        "same noise, relative L2": float((few - plms).norm() / plms.norm()),
+        "other noise, relative L2": float((again - plms).norm() / plms.norm()),
+        "energy distance": energy_distance(few, plms),
+        "energy distance of PLMS to itself with other noise": energy_distance(again, plms),
+    }  # fmt: skip

@@ -1,0 +1,168 @@
+"""k-NN outliers: the fast form against the plain one, how it grows, and what memory it takes."""
+
+import pytest
+import torch
+from measure import run_python, scaling
+
+from oal_lite.knn_outliers import (
+    boundary_points,
+    candidates_around,
+    draw_noise,
+    round_generator,
+    sample_outliers,
+    sample_outliers_per_class,
+    sample_outliers_plain,
+    select_candidates,
+    unit,
+)
+
+SIZES = dict(k=300, n_boundary=50, n_candidates=1500, keep=2)  # as released
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def class_features(n, d, seed=0):
+    """One class as a network sees it: a common direction, a few strong axes, a little noise."""
+    g = seeded(1000 + seed)
+    axes = torch.randn(5, d, generator=g) * torch.tensor([0.6, 0.5, 0.4, 0.3, 0.2])[:, None]
+    spread = torch.randn(n, 5, generator=g) @ axes + 0.3 * torch.randn(n, d, generator=g)
+    return 3 * (torch.randn(d, generator=g) + spread)
+
+
+def ten_rounds_plain(features, selection):
+    seed = int(torch.randint(2**62, (), generator=seeded()))
+    return torch.cat([
+        sample_outliers_plain(
+            features, **SIZES, selection=selection, generator=round_generator(seed, 0, r)
+        )
+        for r in range(10)
+    ])  # fmt: skip
+
+
+def ten_rounds(features, selection):
+    labels = torch.zeros(len(features), dtype=torch.long)
+    return sample_outliers_per_class(
+        features, labels, n_classes=1, rounds=10, **SIZES, selection=selection, generator=seeded()
+    )[0]
+
+
+@pytest.mark.parametrize("selection", ["farthest", "as_released"])
+def bench_ten_rounds_of_a_class(keep_ratio, selection):
+    features = class_features(500, 768)
+    exact = ten_rounds_plain(features[:, :96].double(), selection)
+    torch.testing.assert_close(
+        ten_rounds(features[:, :96], selection).double(), exact, atol=1e-6, rtol=0
+    )
+    keep_ratio(
+        f"k-NN, 10 rounds ({selection})",
+        lambda: ten_rounds_plain(features, selection),
+        lambda: ten_rounds(features, selection),
+        repeats=3, target=50,
+        against="all candidates built, one matrix product, torch.topk; float32",
+    )  # fmt: skip
+
+
+def bench_one_round_alone(keep_ratio):
+    features = class_features(500, 768)
+    exact = sample_outliers_plain(features.double(), **SIZES, generator=seeded())
+    fast = sample_outliers(features, **SIZES, generator=seeded())
+    torch.testing.assert_close(fast.double(), exact, atol=1e-6, rtol=0)
+    keep_ratio(
+        "k-NN, 1 round",
+        lambda: sample_outliers_plain(features, **SIZES, generator=seeded()),
+        lambda: sample_outliers(features, **SIZES, generator=seeded()),
+        repeats=5, target=50,
+        against="the same; here the boundary, found once a class, weighs as much as in 1 round",
+    )  # fmt: skip
+
+
+def plain_with_numpys_selection(features):
+    """The plain form with the quickest k-th value there is on a CPU, numpy's partition."""
+    z = unit(features)
+    boundary = z[boundary_points(features, SIZES["k"], SIZES["n_boundary"])]
+    noise = draw_noise(SIZES["n_candidates"], z.shape[1], seeded(), z.device)
+    candidates = candidates_around(boundary, noise, 0.07).flatten(0, 1)
+    kth = []
+    for part in candidates.split(8192):
+        cosines = (part @ z.T).numpy()
+        cosines.partition(len(z) - SIZES["k"], axis=1)
+        kth.append(torch.from_numpy(2 - 2 * cosines[:, len(z) - SIZES["k"]]))
+    distances = torch.cat(kth).view(SIZES["n_boundary"], -1)
+    return candidates[select_candidates(distances, SIZES["keep"])]
+
+
+def bench_against_a_quicker_plain_form(keep_ratio):
+    features = class_features(500, 768)
+    keep_ratio(
+        "k-NN, 1 round, numpy's selection in both",
+        lambda: plain_with_numpys_selection(features),
+        lambda: sample_outliers(features, **SIZES, generator=seeded()),
+        repeats=5,
+        against="the plain form with numpy.partition for torch.topk",
+    )
+
+
+MEMORY = """
+import resource, sys, torch
+from oal_lite.knn_outliers import sample_outliers
+n = int(sys.argv[1]) if len(sys.argv) > 1 else {n}
+g = torch.Generator().manual_seed(0)
+features = torch.randn({n}, 768, generator=g) + 1
+sample_outliers(features[:60], k=9, n_boundary=3, n_candidates=20)  # numba and its machine code
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+sample_outliers(features, generator=g)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("n", "limit"), [(500, 300), (5000, 1000)])
+def bench_memory(findings, n, limit):
+    extra = float(run_python(MEMORY.replace("{n}", str(n))))
+    findings["limits"][f"k-NN, extra memory at n = {n}, MB"] = {"value": extra, "limit": limit}
+
+
+FIRST = """
+import time, torch
+from oal_lite.knn_outliers import sample_outliers
+features = torch.randn(60, 8) + 1
+started = time.perf_counter()
+sample_outliers(features, k=9, n_boundary=3, n_candidates=20)
+print(time.perf_counter() - started)
+"""
+
+
+def bench_first_call(findings):
+    found = float(run_python(FIRST))
+    findings["limits"]["k-NN, first call (compiles), s"] = {"value": found, "limit": None}
+
+
+@pytest.mark.parametrize(
+    ("what", "sizes"),
+    [
+        ("features n", [500, 1000, 2000, 4000]),
+        ("dimensions d", [192, 384, 768, 1536]),
+        ("noises", [750, 1500, 3000, 6000]),
+        ("classes", [1, 2, 4, 8]),
+    ],
+)
+def bench_growth(findings, what, sizes):
+    def prepare(size):
+        n, d, s, c = 500, 768, 1500, 1
+        if what == "features n":
+            n = size
+        elif what == "dimensions d":
+            d = size
+        elif what == "noises":
+            s = size
+        else:
+            c, d = size, 192
+        features, labels = class_features(n * c, d), torch.arange(n * c) % c
+        how = SIZES | dict(k=n * 3 // 5, n_candidates=s)
+        return lambda: sample_outliers_per_class(
+            features, labels, n_classes=c, rounds=1, **how, generator=seeded()
+        )
+
+    findings["scaling"][f"k-NN: {what}"] = scaling(sizes, prepare)

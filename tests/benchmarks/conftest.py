@@ -1,0 +1,52 @@
+"""What the benchmarks found is written to figures/ at the end: numbers and a picture.
+
+Run by `make bench`, apart from the tests: the run-time checks of shapes that the tests switch on
+would be timed with the rest.
+"""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+FIGURES = Path(os.environ.get("OAL_LITE_BENCH_OUT", Path(__file__).parents[2] / "figures"))
+
+
+@pytest.fixture(scope="session")
+def findings():
+    """Three tables to fill: ratios, single values with their limit, and scaling."""
+    found = {"ratios": {}, "limits": {}, "scaling": {}}
+    yield found
+    from picture import draw
+
+    machine = {
+        "date": datetime.date.today().isoformat(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "load_at_the_end": os.getloadavg(),
+    }
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    path = FIGURES / "performance.json"
+    path.write_text(json.dumps({"machine": machine, **found}, indent=1))
+    draw(json.loads(path.read_text())).savefig(FIGURES / "performance.png", dpi=120)
+
+
+@pytest.fixture
+def keep_ratio(findings, benchmark, record_property):
+    """Time plain against fast, keep it under a name, and let pytest-benchmark show the fast one."""
+    from measure import compare
+
+    def keep(name, plain, fast, *, repeats, against, target=None):
+        found = compare(plain, fast, repeats=repeats)
+        findings["ratios"][name] = {**found, "against": against, "target": target}
+        benchmark.extra_info.update(ratio=round(found["ratio"], 1), load=found["load"])
+        benchmark.pedantic(fast, rounds=min(repeats, 3))
+        return found
+
+    return keep

@@ -1,0 +1,95 @@
+"""Several processes: the order of the work, and results that do not depend on it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from oal_lite import study
+from oal_lite.recipes import ARMS
+from oal_lite.workers import Task, default_workers, one_thread_on_cpu, study_tasks, work
+
+
+def test_the_results_do_not_depend_on_the_number_of_workers(tiny_preset, tmp_path):
+    arms, seeds = ["ce", "oal-paper", "oal-noise"], [0, 1]
+    alone, together = (
+        study.run(tiny_preset, arms, seeds, runs=tmp_path / str(w), device="cpu", workers=w)
+        for w in (1, 2)
+    )
+    assert len(alone) == len(together) == 6
+    for one, two in zip(alone, together, strict=True):
+        records = [json.loads(json.dumps(r.record)) for r in (one, two)]
+        for record in records:  # all but the times must be equal
+            record.pop("seconds"), record["history"].pop("seconds")
+        assert records[0] == records[1]
+        assert one.scores.keys() == two.scores.keys()
+        assert all(torch.equal(one.scores[k], two.scores[k]) for k in one.scores)
+    files = [sorted(p.name for p in (tmp_path / w).rglob("*.*")) for w in "12"]
+    assert files[0] == files[1]
+
+
+def test_what_is_there_is_not_made_again(tiny_preset, tmp_path, monkeypatch):
+    how = dict(runs=tmp_path, device="cpu", workers=2)
+    study.run(tiny_preset, ["ce"], [0], **how | {"workers": 1})
+    planned = []
+    monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.append([t.name for t in tasks]))
+    study.run(tiny_preset, ["ce"], [0], **how)
+    monkeypatch.setattr(study, "train_one", lambda *a, **k: pytest.fail("trained in this process"))
+    assert planned == [[]]
+
+
+def test_every_task_comes_after_what_it_needs_and_nothing_twice(tiny_preset):
+    trainings = [(s, a, ARMS[a]) for s in (1, 0) for a in ("oal-noise", "ce", "oal-as-released")]
+    tasks = study_tasks(tiny_preset, trainings, runs="runs", device="cpu")
+    names = [t.name for t in tasks]
+    assert len(names) == len(set(names)) == 2 * (3 + 4)
+    for i, task in enumerate(tasks):
+        assert set(task.needs) <= set(names[:i])
+    needs = {t.name: t.needs for t in tasks}
+    assert needs["ce, seed 1"] == ("start, seed 1", "views, seed 1")
+    assert needs["oal-noise, seed 0"][-1] == "outliers-farthest, seed 0"
+    assert [n for n in names if n.endswith("seed 0")] == names[:7]
+
+
+def _append(path, word):
+    with open(path, "a") as file:
+        file.write(word)
+
+
+def test_work_follows_the_needs_and_stops_at_an_error(tmp_path):
+    said, path = [], str(tmp_path / "order")
+    tasks = [
+        Task("last", _append, (path, "c"), ("middle", "first")),
+        Task("first", _append, (path, "a")),
+        Task("middle", _append, (path, "b"), ("first",)),
+    ]
+    work(tasks, 3, said.append)
+    assert open(path).read() == "abc"
+    assert [s.split(":")[0] for s in said] == ["first"] * 2 + ["middle"] * 2 + ["last"] * 2
+    broken = [Task("bad", int, ("x",)), Task("never", _append, (path, "d"), ("bad",))]
+    with pytest.raises(ValueError, match="invalid literal"):
+        work(broken, 2, said.append)
+    assert open(path).read() == "abc"
+
+
+def test_a_cpu_gets_as_many_workers_as_cores_and_a_gpu_one(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    assert [default_workers("cpu", n) for n in (1, 4, 40)] == [1, 4, 6]
+    assert default_workers("cuda", 40) == default_workers("cuda:1", 40) == 1
+
+
+def test_one_thread_on_a_cpu_only_and_only_inside():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), one_thread_on_cpu("cpu"):
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with one_thread_on_cpu("cuda"):
+        assert torch.get_num_threads() == before
+
+
+def test_a_wrong_arm_is_named_before_any_process_starts(tiny_preset, tmp_path):
+    with pytest.raises(ValueError, match="unknown arm 'magic'"):
+        study.run(replace(tiny_preset), ["magic"], [0], runs=tmp_path, device="cpu", workers=2)
+    assert not list(tmp_path.iterdir())
