@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oal_lite.files import write_atomically
 from oal_lite.metrics import detection_metrics, roc_points
+from oal_lite.presets import smoke
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
 COLOURS = {"id": "#0072B2", "near": "#D55E00", "far": "#009E73", "synthetic": "#CC79A7"}
@@ -40,6 +41,19 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
         path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:], bbox_inches="tight")
     )
     return path
+
+
+def keep(figure, name: str, *, dpi: int = 130) -> Path | None:  # noqa: ANN001
+    """Write a notebook's figure to `figures/<name>.png` of the checkout; nothing in smoke size.
+
+    The checkout is the nearest folder at or above the current one that holds `pyproject.toml`.
+    Outside of one (a notebook that was carried away) nothing is written and None returned.
+    """
+    folder = Path.cwd()
+    roots = [f for f in (folder, *folder.parents) if (f / "pyproject.toml").exists()]
+    if smoke() or not roots:
+        return None
+    return save(figure, roots[0] / "figures" / f"{name}.png", dpi=dpi)
 
 
 def image_grid(
