@@ -84,7 +84,7 @@ def threshold_panel(
         cells = confusion_at(ids, ood, threshold, positive)
         figure = Figure(figsize=(10, 3.4))
         axes = figure.subplots(1, 3, width_ratios=[1.5, 1, 0.9])
-        figure.subplots_adjust(left=0.06, right=0.99, bottom=0.17, top=0.86, wspace=0.28)
+        figure.subplots_adjust(left=0.07, right=0.99, bottom=0.17, top=0.86, wspace=0.28)
         _histograms(axes[0], ids, ood, names, threshold, stars[positive])
         point = cells.rates(positive)
         mark = confusion_at(ids, ood, stars[positive], positive).rates(positive)
@@ -142,16 +142,16 @@ def _table(ax, cells, names) -> None:  # noqa: ANN001
         (names[0], cells.id_kept, cells.false_alarms),
         (names[1], cells.ood_missed, cells.ood_found),
     )
-    for x, head in ((0.5, "called\nID"), (0.88, "called\nOOD")):
+    for x, head in ((0.58, "called\nID"), (0.93, "called\nOOD")):
         ax.text(x, 0.74, head, ha="center", fontsize=10, weight="bold")
     for y, (name, *counts) in zip((0.55, 0.3), rows, strict=True):
-        ax.text(0, y, name, fontsize=10, weight="bold", va="center")
-        for x, count, right in zip((0.5, 0.88), counts, (name == names[0], name == names[1]),
+        ax.text(-0.06, y, name, fontsize=10, weight="bold", va="center")
+        for x, count, right in zip((0.58, 0.93), counts, (name == names[0], name == names[1]),
                                    strict=True):  # fmt: skip
             box = {"boxstyle": "round,pad=0.5", "facecolor": "#E8F1F8" if right else "#FBE9DE",
                    "edgecolor": "0.8"}  # fmt: skip
             ax.text(x, y, f"{count:,}", ha="center", va="center", fontsize=12, bbox=box)
-    ax.text(0, 0.08, "blue: right, orange: wrong", fontsize=9, color="0.35")
+    ax.text(-0.06, 0.08, "blue: right, orange: wrong", fontsize=9, color="0.35")
 
 
 def _sentence(cells, threshold, positive, metrics, star) -> str:  # noqa: ANN001
