@@ -43,7 +43,7 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     return path
 
 
-def keep(figure, name: str, *, dpi: int = 130) -> Path | None:  # noqa: ANN001
+def keep(figure, name: str, *, dpi: int = 110) -> Path | None:  # noqa: ANN001
     """Write a notebook's figure to `figures/<name>.png` of the checkout; nothing in smoke size.
 
     The checkout is the nearest folder at or above the current one that holds `pyproject.toml`.

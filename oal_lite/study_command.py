@@ -70,7 +70,6 @@ def main(argv: list[str] | None = None) -> int:
             results = [
                 run for arms, changed in todo for run in study.run(changed, arms, seeds, **how)
             ]
-            device = arguments.device or study.default_device()
             section = report.section(results, question=question, baselines=baselines, device=device)
             report.add_section(path, name, section)
             sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
