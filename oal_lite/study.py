@@ -8,6 +8,7 @@ the same code, is not repeated; so an interrupted study goes on where it stopped
 import hashlib
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oal_lite import __version__
+from oal_lite import __version__, openood, tiny_models, weights
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
-from oal_lite.presets import Preset
+from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
@@ -34,6 +35,7 @@ from oal_lite.train import Views, draw_views, fit, predict
 
 log = logging.getLogger(__name__)
 
+SHORT = 8 * 2**30  # bytes of a GPU's memory below which attention is computed in slices
 GROUPS = ("near", "far", "validation")
 SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
 
@@ -71,18 +73,59 @@ class Materials:
         p = self.preset
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
-            lambda: load(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
+            lambda: load(
+                p.benchmark, seed=p.data_seed, data_root=p.data_root, **p.benchmark_sizes
+            ),
         )  # fmt: skip
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the frozen models: half floats where the preset asks for them and a GPU is at work."""
+        half = self.preset.train.mixed_precision != "no" and torch.device(self.device).type != "cpu"
+        return torch.float16 if half else torch.float32
+
+    def _model(self, part: str, write: Callable[[Path], None]) -> str | Path:
+        """Folder or hub id of a model; a tiny random one (see `tiny_models`) is written first."""
+        if getattr(self.preset, part) != TINY:
+            return getattr(self.preset, part)
+        runs = self.runs or Path(tempfile.mkdtemp())
+        folder = run_path(runs, self.preset, f"tiny-{part}", 0, "model")
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+                write(Path(beside) / part)
+                (Path(beside) / part).rename(folder)
+        return folder
 
     @cached_property
     def teacher(self) -> Teacher:
         """The frozen teacher."""
-        return Teacher.from_pretrained(self.preset.teacher, device=self.device)
+        classes = self.benchmark.class_names
+        folder = self._model("teacher", lambda f: tiny_models.write_teacher(f, len(classes)))
+        teacher = Teacher.from_pretrained(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        named = teacher.model.classifier.out_features
+        if named != len(classes):
+            raise ValueError(
+                f"teacher {self.preset.teacher} tells {named} classes apart, the benchmark "
+                f"{self.benchmark.name} has {len(classes)}; give one that is fine-tuned on it "
+                "(--teacher, or python -m oal_lite.pretrain teacher)"
+            )
+        return teacher
 
     @cached_property
     def pipeline(self):  # noqa: ANN201
         """The Stable Diffusion pipeline."""
-        return load_pipeline(self.preset.pipeline, device=self.device)
+        words = [*self.preset.diffusion.prompt.split(), *self.benchmark.class_names]
+        folder = self._model("pipeline", lambda f: tiny_models.write_pipeline(f, words))
+        pipeline = load_pipeline(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        cuda = torch.device(self.device).type == "cuda"
+        if cuda and torch.cuda.get_device_properties(self.device).total_memory < SHORT:
+            pipeline.enable_attention_slicing()
+        return pipeline
 
     @cached_property
     def views(self) -> Views:
@@ -212,7 +255,10 @@ class Materials:
         )  # fmt: skip
         images = self._timed(
             f"decoding ({selection})", "diffusion: decoding, for the pixel arm and for looking",
-            lambda: decode(self.pipeline, latents),
+            lambda: decode(
+                self.pipeline, latents, batch_size=settings.batch_size,
+                size=self.benchmark.image_size,
+            ),
         )  # fmt: skip
         # MICL reads the vectors at the length at which they entered the prompt.
         lengths = word_embeddings(self.pipeline, names).norm(dim=1)
@@ -251,9 +297,11 @@ class Run:
     record: dict
     scores: dict[str, Tensor]
 
-    def metric(self, group: str, name: str, score: str = "energy") -> float:
-        """Unweighted mean over the sets of a group: `near`, `far` or `validation`."""
+    def metric(self, group: str, name: str, score: str = "energy") -> float | None:
+        """Unweighted mean over a group's sets (`near`, `far`, `validation`); None without any."""
         sets = self.record["metrics"][score][group]
+        if not sets:
+            return None
         return sum(m[name] for m in sets.values()) / len(sets)
 
 
@@ -327,6 +375,7 @@ def train_one(
         "arm": arm_name, "seed": seed, "preset": _portable(preset), "code": code_version(),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {"training": round(history.seconds, 2), **materials.seconds},
+        "missing": list(benchmark.missing),
     }  # fmt: skip
     return Run(record, scores), student
 
@@ -335,7 +384,9 @@ def _portable(preset: Preset) -> dict:
     """Settings as plain data; folders of this package by their place in it."""
     root = str(Path(__file__).parent)
     inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
-    return asdict(replace(preset, **inside))
+    if preset.data_root is not None:  # what lies there counts, not where it lies
+        inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
+    return asdict(replace(preset, **inside, download=False))
 
 
 # --- arms x seeds -----------------------------------------------------------------------------
@@ -400,6 +451,26 @@ def run(
             materials.forget_checkpoint(arm)
             results.append(result)
     return results
+
+
+def find_models(
+    preset: Preset, arms: Sequence[str], *, progress: Callable[[str], None] = log.info
+) -> None:
+    """Make sure that every model the arms need is there before anything is trained.
+
+    Where the preset allows a download it happens here, after its size and licence are told.
+
+    Raises:
+        OSError: for a model that is not there, with the way to get it.
+        ValueError: for a damaged one.
+    """
+    parts = ["teacher"] + ["pipeline"] * any(get_arm(a).outliers for a in arms)
+    for name in (getattr(preset, part) for part in parts):
+        if name == TINY:
+            continue
+        if preset.download and not Path(name).is_dir() and weights.in_cache(name) is None:
+            progress(f"downloading {weights.describe(name)}")
+        weights.find(name, download=preset.download)
 
 
 def default_device() -> str:
