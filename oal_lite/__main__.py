@@ -70,7 +70,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
 
     say("loading libraries")
+    from pathlib import Path
+
     from oal_lite import budget, report, study
+    from oal_lite.files import make_folder
+    from oal_lite.train import check_device
 
     try:
         preset, arms = _settings(arguments)
@@ -80,18 +84,23 @@ def main(argv: list[str] | None = None) -> int:
             )
             sys.stdout.write(text + "\n")
             return 0
+        device = arguments.device or study.default_device()
+        check_device(device)
         study.find_models(preset, arms, progress=say)
+        make_folder(Path(arguments.out))  # before hours of training, not after
         results = study.run(
             preset, arms, range(arguments.seeds), runs=arguments.runs, device=arguments.device,
             fresh=arguments.fresh, progress=say,
         )  # fmt: skip
+        say("figures")
+        materials = study.Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
+        written = report.write(results, materials, arguments.out, device=device)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    device = arguments.device or study.default_device()
-    say("figures")
-    materials = study.Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
-    written = report.write(results, materials, arguments.out, device=device)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
+        return 130
     sys.stdout.write(f"\n{report.markdown(results)}\n\n")
     for path in written:
         say(f"wrote {path}")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite import weights
+from oal_lite.images import check_images
 from oal_lite.presets import PROMPT
 from oal_lite.teacher import to_float
 
@@ -260,8 +261,17 @@ def decode(
         batch_size: latents at a time.
         size: side in pixels to which larger images are reduced (bilinear, antialiased); the
             decoder's own (512 of Stable Diffusion v1) if None.
+
+    Raises:
+        ValueError: for latents of another shape, or a batch size below one.
     """
     vae = pipeline.vae
+    channels = vae.config.latent_channels
+    if latents.ndim != 4 or latents.shape[1] != channels or len(latents) == 0 or batch_size < 1:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}, batch_size={batch_size}; expected (n, "
+            f"{channels}, h, w) with n and batch_size of at least 1"
+        )
     images = []
     for z in latents.split(batch_size):
         x = vae.decode(z.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
@@ -279,6 +289,7 @@ def encode(
     batch_size: int = 250,  # noqa: ANN001
 ) -> Float[Tensor, "n c h2 w2"]:
     """Encode 8-bit images to scaled latents: the mean of the VAE's posterior."""
+    check_images(images)
     vae = pipeline.vae
     means = [
         vae.encode(to_float(x).to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()

@@ -158,6 +158,7 @@ def write(
         curves = {arm: (g["id"], g[group]) for arm, g in grouped.items() if group in g}
         if not curves:
             ax.set_title(f"no {plots.LABELS[group]} set at hand")
+            ax.set_axis_off()
             continue
         plots.roc(curves, ax=ax)
         ax.set_title(f"{plots.LABELS[group]}, sets pooled, seed {seed}")

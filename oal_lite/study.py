@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from oal_lite import __version__, openood, tiny_models, weights
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import write_atomically
+from oal_lite.files import make_folder, read_record, read_tensors, write_atomically
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
@@ -31,11 +31,12 @@ from oal_lite.recipes import CrossEntropy, Outliers, build_terms, gaussian_like,
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
-from oal_lite.train import Views, draw_views, fit, predict
+from oal_lite.train import Views, check_device, draw_views, fit, predict
 
 log = logging.getLogger(__name__)
 
 SHORT = 8 * 2**30  # bytes of a GPU's memory below which attention is computed in slices
+RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a record must have
 GROUPS = ("near", "far", "validation")
 SHOWING = ("__main__.py", "checks.py", "plots.py", "report.py")  # cannot change a run
 
@@ -223,13 +224,13 @@ class Materials:
         """Tensors from the folder of runs if they are there; otherwise made, and put there."""
         if self.runs is None:
             return make()
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
         path = run_path(self.runs, self.preset, what, self.seed, "safetensors")
         if not path.exists():
             made = {name: tensor.contiguous() for name, tensor in make().items()}
             write_atomically(path, lambda p: save_file(made, p))
-        return load_file(path)
+        return read_tensors(path)
 
     def _synthesise(self, selection: str) -> Outliers:
         settings, names = self.preset.diffusion, self.benchmark.class_names
@@ -274,6 +275,8 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
     Raises:
         ValueError: if there are fewer than n.
     """
+    if n < 1:
+        raise ValueError(f"{n} picks; at least one is needed (n_latents)")
     if n > len(classes):
         raise ValueError(f"{n} picks of {len(classes)} outliers; lower n_latents or raise rounds")
     ranks = torch.rand(len(classes), generator=generator).argsort()
@@ -384,7 +387,9 @@ def _portable(preset: Preset) -> dict:
     """Settings as plain data; folders of this package by their place in it."""
     root = str(Path(__file__).parent)
     inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
-    if preset.data_root is not None:  # what lies there counts, not where it lies
+    if (
+        preset.benchmark in openood.LAYOUTS and preset.data_root is not None
+    ):  # what lies there counts, not where it lies
         inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
     return asdict(replace(preset, **inside, download=False))
 
@@ -423,10 +428,12 @@ def run(
     Raises:
         ValueError: for an unknown arm, before anything is trained.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     for arm in arms:
         get_arm(arm)
+    check_device(device or default_device())
+    make_folder(Path(runs))
     seeds, results = list(seeds), []
     for seed in seeds:
         materials = Materials(
@@ -437,8 +444,8 @@ def run(
             scores_path = record_path.with_suffix(".safetensors")
             if record_path.exists() and scores_path.exists() and not fresh:
                 progress(f"{arm}, seed {seed}: read from {record_path}")
-                record = json.loads(record_path.read_text())
-                results.append(Run(record, load_file(scores_path)))
+                record = read_record(record_path, RECORD)
+                results.append(Run(record, read_tensors(scores_path)))
                 continue
             if fresh:
                 materials.forget_checkpoint(arm)

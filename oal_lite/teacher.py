@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite import weights
-from oal_lite.images import LazyImages
+from oal_lite.images import LazyImages, check_images
 
 
 def to_float(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -108,6 +108,9 @@ class Teacher(nn.Module):
             batch_size: images at a time; it does not change the result.
             progress: show a bar.
         """
+        check_images(images)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1")
         device, dtype = self.model.classifier.weight.device, self.model.classifier.weight.dtype
         batches: Iterator[Tensor] = iter(images.split(batch_size))
         if progress:

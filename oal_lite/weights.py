@@ -144,7 +144,7 @@ def loading(name: str | Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, json.JSONDecodeError, RuntimeError, KeyError) as error:
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"the model in {name} is damaged ({type(error).__name__}: "
