@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
-from oal_lite.images import LazyImages
+from oal_lite.images import LazyImages, check_images
 
 OOD_LABEL = -1
 NAMES = ("shapes", "cifar10", "cifar100", "imagenet200")
@@ -31,6 +31,14 @@ class ImageSet:
 
     images: UInt8[Tensor, "n 3 h w"] | LazyImages
     labels: Int[Tensor, " n"]
+
+    def __post_init__(self):
+        check_images(self.images, least=0)
+        if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
+            raise ValueError(
+                f"labels have shape {tuple(self.labels.shape)} and type {self.labels.dtype} for "
+                f"{len(self.images)} images; expected one integer each"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,6 +179,9 @@ def load_shapes(
         ]
         return ImageSet(torch.cat(images), torch.arange(len(classes)).repeat_interleave(
             torch.tensor(counts)))  # fmt: skip
+
+    if n_ood < 1:
+        raise ValueError(f"n_ood={n_ood} is too few: each OOD set needs an image")
 
     def ood_shapes(names: tuple[str, ...]) -> dict[str, ImageSet]:
         return {

@@ -18,30 +18,42 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite import weights
+from oal_lite.images import check_images
 from oal_lite.presets import PROMPT
 from oal_lite.teacher import to_float
 
 
-def load_pipeline(path, *, device: str | torch.device = "cpu", dtype=torch.float32):  # noqa: ANN001, ANN201
+def load_pipeline(
+    path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype=torch.float32,
+    download: bool = False,  # noqa: ANN001
+):  # noqa: ANN201
     """Load a Stable Diffusion pipeline from a folder in diffusers' format, or by its hub id.
 
     Only safetensors are read. The safety checker is left out: it reads decoded images, and
-    nothing here is decoded to be published.
+    nothing here is decoded to be published. A hub id is fetched only with `download`.
 
     Raises:
-        OSError: from diffusers, if there is no such pipeline.
+        OSError: if there is no such pipeline.
+        ValueError: if a file of it is damaged.
     """
     import transformers
+
+    folder = weights.find(path, download=download)
 
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it would warn of image processors unused here
     try:
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, safety_checker=None,
-            feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+        with weights.loading(path):
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, safety_checker=None,
+                feature_extractor=None, requires_safety_checker=False, trust_remote_code=False,
+            )  # fmt: skip
     finally:
         transformers.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
@@ -279,15 +291,35 @@ def decode(
     pipeline,
     latents: Float[Tensor, "n c h w"],
     *,
-    batch_size: int = 100,  # noqa: ANN001
+    batch_size: int = 100,
+    size: int | None = None,  # noqa: ANN001
 ) -> UInt8[Tensor, "n 3 h2 w2"]:
-    """Decode latents to 8-bit images, for looking and for the arms that train on pixels."""
+    """Decode latents to 8-bit images, for looking and for the arms that train on pixels.
+
+    Args:
+        pipeline: a Stable Diffusion pipeline; only its VAE is used.
+        latents: as `synthesise` returns them.
+        batch_size: latents at a time.
+        size: side in pixels to which larger images are reduced (bilinear, antialiased); the
+            decoder's own (512 of Stable Diffusion v1) if None.
+
+    Raises:
+        ValueError: for latents of another shape, or a batch size below one.
+    """
     vae = pipeline.vae
-    images = [
-        vae.decode(z.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float().cpu()
-        for z in latents.split(batch_size)
-    ]
-    return ((torch.cat(images) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    channels = vae.config.latent_channels
+    if latents.ndim != 4 or latents.shape[1] != channels or len(latents) == 0 or batch_size < 1:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}, batch_size={batch_size}; expected (n, "
+            f"{channels}, h, w) with n and batch_size of at least 1"
+        )
+    images = []
+    for z in latents.split(batch_size):
+        x = vae.decode(z.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
+        if size is not None and x.shape[-1] != size:
+            x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+        images.append(((x.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(images)
 
 
 @torch.no_grad()
@@ -302,6 +334,7 @@ def encode(
     Images of another size than the pipeline's are resized to it (bilinear, antialiased), so that
     their latents have the shape of those that `synthesise` makes.
     """
+    check_images(images)
     vae, means = pipeline.vae, []
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     for batch in images.split(batch_size):

@@ -59,6 +59,22 @@ class LazyImages:
         return LazyImages(len(chosen), self.shape[-1], lambda i: self._read(chosen[i]))
 
 
+def check_images(images: Tensor | LazyImages, name: str = "images", *, least: int = 1) -> None:
+    """Refuse what is no batch of 8-bit RGB images.
+
+    Raises:
+        ValueError: with the shape and type that were given.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3 or images.dtype != torch.uint8 or min(shape[2:]) < 1:
+        raise ValueError(
+            f"{name} have shape {shape} and type {images.dtype}; expected (n, 3, h, w) in "
+            "torch.uint8: stack RGB images, and leave their values at 0 to 255"
+        )
+    if shape[0] < least:
+        raise ValueError(f"{name} are {shape[0]}; at least {least} is needed")
+
+
 def subset(images: Tensor | LazyImages, index: Tensor) -> Tensor | LazyImages:
     """Choose some of the images, and read none for it."""
     return images.subset(index) if isinstance(images, LazyImages) else images[index]

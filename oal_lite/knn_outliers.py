@@ -35,6 +35,12 @@ def kth_distance(
     r_k(q) = k-th smallest of |q - b_j|^2 over j; between unit vectors, 2 - 2 cos, in [0, 4]. A
     query that is itself a row of the bank counts as its own first neighbour.
     """
+    _need(
+        queries.ndim == bank.ndim == 2 and queries.shape[1] == bank.shape[1],
+        f"queries have shape {tuple(queries.shape)} and the bank {tuple(bank.shape)}: expected two "
+        "matrices of one width",
+    )
+    _need(1 <= k <= len(bank), f"k = {k}: expected 1 to {len(bank)}, the rows of the bank")
     lengths = bank.square().sum(1)
     kth = [
         torch.addmm(lengths, q, bank.T, alpha=-2)  # |b|^2 - 2 q . b; |q|^2 does not move the k-th
@@ -103,6 +109,10 @@ def select_candidates(
     Raises:
         ValueError: keep exceeds the candidates, or the selection is unknown.
     """
+    _need(
+        distances.ndim == 2,
+        f"distances have shape {tuple(distances.shape)}: expected one row per boundary point",
+    )
     b, s = distances.shape
     _check_choice(keep, s, selection)
     if selection == "random":

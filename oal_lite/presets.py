@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
+TINY = "tiny"  # in a model's place: one with random weights, made on the fly (`tiny_models`)
 PROMPT = "A high-quality image of the {}"
 
 
@@ -77,9 +78,11 @@ class Preset:
 
     name: str
     benchmark: str
-    teacher: str  # folder or hub id
-    pipeline: str  # folder or hub id
+    teacher: str  # folder or hub id; "tiny" in a smoke run
+    pipeline: str  # the same
     benchmark_sizes: dict[str, int] = field(default_factory=dict)
+    data_root: str | None = None  # folder in OpenOOD's layout, for real images
+    download: bool = False  # may models be fetched from the hub?
     data_seed: int = 0  # the images are the same in every run; the run's seed moves all the rest
     n_per_class: int = 500  # ID features per class that the k-NN step looks at
     knn: KnnSettings = KnnSettings()
@@ -88,14 +91,59 @@ class Preset:
     weights: LossWeights = LossWeights()
 
 
-PRESETS = {
-    "shapes": Preset(
-        name="shapes",
-        benchmark="shapes",
-        teacher=str(ASSETS / "shapes" / "teacher"),
-        pipeline=str(ASSETS / "shapes" / "pipeline"),
-    )
-}
+SHAPES = Preset(
+    name="shapes",
+    benchmark="shapes",
+    teacher=str(ASSETS / "shapes" / "teacher"),
+    pipeline=str(ASSETS / "shapes" / "pipeline"),
+)
+
+# The released settings, at 32 px with OpenOOD's ResNet-18 (the paper's student sees 224 px).
+CIFAR10 = Preset(
+    name="cifar10",
+    benchmark="cifar10",
+    # ViT-B/16 of ImageNet-21k, fine-tuned on CIFAR-10; the authors' own weights are not public
+    teacher="nateraw/vit-base-patch16-224-cifar10",
+    pipeline="CompVis/stable-diffusion-v1-4",  # as released
+    knn=KnnSettings(),  # all as released: 1,000 outliers per class
+    diffusion=DiffusionSettings(
+        steps=50,  # of the pipeline's own PLMS, as released
+        batch_size=16,  # 64 x 64 latents; guidance doubles it
+    ),
+    train=TrainSettings(
+        width=64,
+        start_epochs=100,
+        epochs=100,
+        batch_size=128,
+        lr=0.005,
+        adapter_lr=0.01,
+        mixed_precision="half",
+        n_views=16,  # released: a fresh one in each of 100 epochs, seen by the teacher each time
+    ),
+)
+CIFAR100 = replace(
+    CIFAR10,
+    name="cifar100",
+    benchmark="cifar100",
+    teacher="Ahmed9275/Vit-Cifar100",  # ViT-B/16 of ImageNet-21k, fine-tuned on CIFAR-100
+    knn=KnnSettings(rounds=100),  # as released: 10,000 outliers per class
+)
+IMAGENET200 = replace(
+    CIFAR10,
+    name="imagenet200",
+    benchmark="imagenet200",
+    # names 1,000 classes: for the arms that distil, give a teacher fine-tuned on the 200
+    teacher="google/vit-base-patch16-224",
+    train=replace(
+        CIFAR10.train,
+        stem="large",
+        start_epochs=90,  # as OpenOOD v1.5; the paper's settings for this set were not at hand
+        epochs=90,
+        batch_size=256,
+        n_views=4,
+    ),
+)
+PRESETS = {p.name: p for p in (SHAPES, CIFAR10, CIFAR100, IMAGENET200)}
 
 
 def get_preset(name: str, *, quick: bool = False) -> Preset:
@@ -109,15 +157,34 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
     preset = PRESETS[name]
     if not quick:
         return preset
+    if preset.benchmark == "shapes":
+        return replace(
+            preset,
+            name=f"{name}-quick",
+            benchmark_sizes={"n_train": 1000, "n_val": 200, "n_test": 400, "n_ood": 100},
+            n_per_class=100,
+            knn=replace(preset.knn, k=60, n_candidates=300, rounds=2),
+            diffusion=replace(preset.diffusion, n_latents=60, steps=10),
+            train=replace(preset.train, start_epochs=3, epochs=2, n_views=2),
+        )
     return replace(
         preset,
         name=f"{name}-quick",
-        benchmark_sizes={"n_train": 1000, "n_val": 200, "n_test": 400, "n_ood": 100},
-        n_per_class=100,
-        knn=replace(preset.knn, k=60, n_candidates=300, rounds=2),
-        diffusion=replace(preset.diffusion, n_latents=60, steps=10),
-        train=replace(preset.train, start_epochs=3, epochs=2, n_views=2),
-    )
+        teacher=TINY,
+        pipeline=TINY,
+        benchmark_sizes={"n_train": 300, "n_val": 50, "n_test": 100, "n_ood": 50},
+        n_per_class=20,
+        knn=replace(preset.knn, k=2, n_boundary=2, n_candidates=50, rounds=5),
+        diffusion=replace(preset.diffusion, n_latents=2 * _classes(preset), steps=2, batch_size=20),
+        train=replace(
+            preset.train, width=8, start_epochs=1, epochs=1, batch_size=50, n_views=1,
+            mixed_precision="no",
+        ),
+    )  # fmt: skip
+
+
+def _classes(preset: Preset) -> int:
+    return {"cifar10": 10, "cifar100": 100, "imagenet200": 200}[preset.benchmark]
 
 
 def smoke() -> bool:

@@ -32,8 +32,10 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float | None]) -> str:
     """A mean in percent; from two seeds on with the half-width of its 95 % interval."""
+    if None in values:  # no set of this group was at hand
+        return "–"
     if len(values) == 1:
         return f"{100 * values[0]:.1f}"
     mean, low, _ = mean_interval(values)
@@ -63,7 +65,11 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
             continue
         cells = []
         for column in COLUMNS.values():
-            test = paired_test([column(runs[s]) for s in seeds], [column(base[s]) for s in seeds])
+            ours, theirs = ([column(group[s]) for s in seeds] for group in (runs, base))
+            if None in (*ours, *theirs):
+                cells.append("–")
+                continue
+            test = paired_test(ours, theirs)
             mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
             cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] p={test.p_value:.2g}")
         lines.append([f"{arm} − {baseline}", *cells])
@@ -94,7 +100,10 @@ def caption(results: Sequence[Run]) -> str:
     seeds = sorted({r.record["seed"] for r in results})
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"]
-    return f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
+    text = f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
+    if missing := sorted({name for r in results for name in r.record.get("missing", [])}):
+        text += f" Not at hand, and left out of the averages: {', '.join(missing)}."
+    return text
 
 
 def summary(results: Sequence[Run], *, device: str) -> dict:
@@ -222,9 +231,12 @@ def write(
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for ax, group in zip(axes, ("near", "far"), strict=True):
-        curves = {
-            arm: (grouped_scores(r)["id"], grouped_scores(r)[group]) for arm, r in runs.items()
-        }
+        grouped = {arm: grouped_scores(r) for arm, r in runs.items()}
+        curves = {arm: (g["id"], g[group]) for arm, g in grouped.items() if group in g}
+        if not curves:
+            ax.set_title(f"no {plots.LABELS[group]} set at hand")
+            ax.set_axis_off()
+            continue
         plots.roc(curves, ax=ax)
         ax.set_title(f"{plots.LABELS[group]}, sets pooled, seed {seed}")
     written.append(plots.save(figure, out / "roc.png"))
@@ -240,22 +252,23 @@ def write(
 
 
 def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
-    """Scores of one run pooled by group: `id`, `near`, `far`."""
+    """Scores of one run pooled by group: `id`, `near`, `far`; a group without sets is left out."""
     groups = {"id": r.scores[f"{score}/id"]}
     for group in ("near", "far"):
         names = r.record["metrics"][score][group]
-        groups[group] = torch.cat([r.scores[f"{score}/{name}"] for name in names])
+        if names:
+            groups[group] = torch.cat([r.scores[f"{score}/{name}"] for name in names])
     return groups
 
 
-def outlier_sheet(materials: Materials, *, columns: int = 9):  # noqa: ANN201
-    """Per class: real images, what the plain word gives, what outliers in its place give."""
+def outlier_sheet(materials: Materials, *, columns: int = 9, classes: int = 10):  # noqa: ANN201
+    """Of the first classes: real images, what the word gives, what outliers in its place give."""
     import matplotlib.pyplot as plt
 
     from oal_lite import plots
     from oal_lite.diffusion_outliers import decode, synthesise, word_embeddings
 
-    names, train = materials.benchmark.class_names, materials.benchmark.train
+    names, train = materials.benchmark.class_names[:classes], materials.benchmark.train
     outliers = materials.outliers("farthest")
     settings = materials.preset.diffusion
     words = word_embeddings(materials.pipeline, names).repeat_interleave(2, 0)
@@ -263,8 +276,9 @@ def outlier_sheet(materials: Materials, *, columns: int = 9):  # noqa: ANN201
         materials.pipeline,
         synthesise(
             materials.pipeline, words, names, prompt=settings.prompt, steps=settings.steps,
-            guidance=settings.guidance,
+            guidance=settings.guidance, batch_size=settings.batch_size,
         ),
+        batch_size=settings.batch_size, size=materials.benchmark.image_size,
     )  # fmt: skip
     rows_ = []
     for c in range(len(names)):
@@ -278,5 +292,5 @@ def outlier_sheet(materials: Materials, *, columns: int = 9):  # noqa: ANN201
         "two real images | two from the class word | outliers in the word's place", fontsize=10
     )
     for x in (2, 4):
-        ax.axvline(x * 34 - 1.5, color="k", linewidth=2)
+        ax.axvline(x * (materials.benchmark.image_size + 2) - 1.5, color="k", linewidth=2)
     return figure

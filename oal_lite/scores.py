@@ -218,6 +218,14 @@ def _check_matrix(x: Tensor, name: str) -> None:
             f"{name} has shape {tuple(x.shape)} but must be (images, columns): stack one row per "
             "image, and use x[None] for a single image."
         )
+    if not x.is_floating_point():
+        raise ValueError(f"{name} are of type {x.dtype}: convert them by .float().")
+    wrong = (~x.isfinite()).any(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"{name} hold NaN or infinity in {int(wrong.sum())} of {len(x)} rows, the first is row "
+            f"{int(wrong.nonzero()[0])}: find what produced them, or leave them out."
+        )
 
 
 def _check_same_width(features: Tensor, bank: Tensor) -> None:

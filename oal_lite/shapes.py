@@ -215,8 +215,10 @@ def render(
         generator: source of all randomness.
 
     Raises:
-        ValueError: if the shape is unknown.
+        ValueError: if the shape is unknown, n negative or the size below one.
     """
+    if n < 0 or size < 1:
+        raise ValueError(f"n={n}, size={size}: expected n of at least 0 and size of at least 1")
     chunks = []
     for start in range(0, n, 1000):  # 1,000 images of 32 px keep the polygon's temporaries in cache
         mask = coverage(shape, min(1000, n - start), size=size, generator=generator)

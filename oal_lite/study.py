@@ -8,6 +8,7 @@ the same code, is not repeated; so an interrupted study goes on where it stopped
 import hashlib
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,24 +19,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oal_lite import __version__
+from oal_lite import __version__, openood, tiny_models, weights
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import write_atomically
+from oal_lite.files import make_folder, read_record, read_tensors, write_atomically
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.metrics import detection_metrics
-from oal_lite.presets import Preset
+from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import Arm, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
-from oal_lite.train import Views, augmented_copies, draw_views, fit, predict
+from oal_lite.train import Views, augmented_copies, check_device, draw_views, fit, predict
 from oal_lite.workers import one_thread_on_cpu, study_tasks, work
 
 log = logging.getLogger(__name__)
 
+SHORT = 8 * 2**30  # bytes of a GPU's memory below which attention is computed in slices
+RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a record must have
 GROUPS = ("near", "far", "validation")
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
@@ -81,18 +84,59 @@ class Materials:
         p = self.preset
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
-            lambda: _load_once(p.benchmark, seed=p.data_seed, **p.benchmark_sizes),
+            lambda: _load_once(
+                p.benchmark, seed=p.data_seed, data_root=p.data_root, **p.benchmark_sizes
+            ),
         )  # fmt: skip
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the frozen models: half floats where the preset asks for them and a GPU is at work."""
+        half = self.preset.train.mixed_precision != "no" and torch.device(self.device).type != "cpu"
+        return torch.float16 if half else torch.float32
+
+    def _model(self, part: str, write: Callable[[Path], None]) -> str | Path:
+        """Folder or hub id of a model; a tiny random one (see `tiny_models`) is written first."""
+        if getattr(self.preset, part) != TINY:
+            return getattr(self.preset, part)
+        runs = self.runs or Path(tempfile.mkdtemp())
+        folder = run_path(runs, self.preset, f"tiny-{part}", 0, "model")
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+                write(Path(beside) / part)
+                (Path(beside) / part).rename(folder)
+        return folder
 
     @cached_property
     def teacher(self) -> Teacher:
         """The frozen teacher."""
-        return Teacher.from_pretrained(self.preset.teacher, device=self.device)
+        classes = self.benchmark.class_names
+        folder = self._model("teacher", lambda f: tiny_models.write_teacher(f, len(classes)))
+        teacher = Teacher.from_pretrained(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        named = teacher.model.classifier.out_features
+        if named != len(classes):
+            raise ValueError(
+                f"teacher {self.preset.teacher} tells {named} classes apart, the benchmark "
+                f"{self.benchmark.name} has {len(classes)}; give one that is fine-tuned on it "
+                "(--teacher, or python -m oal_lite.pretrain teacher)"
+            )
+        return teacher
 
     @cached_property
     def pipeline(self):  # noqa: ANN201
         """The Stable Diffusion pipeline."""
-        return load_pipeline(self.preset.pipeline, device=self.device)
+        words = [*self.preset.diffusion.prompt.split(), *self.benchmark.class_names]
+        folder = self._model("pipeline", lambda f: tiny_models.write_pipeline(f, words))
+        pipeline = load_pipeline(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        cuda = torch.device(self.device).type == "cuda"
+        if cuda and torch.cuda.get_device_properties(self.device).total_memory < SHORT:
+            pipeline.enable_attention_slicing()
+        return pipeline
 
     @cached_property
     def views(self) -> Views:
@@ -235,13 +279,13 @@ class Materials:
         """
         if self.runs is None:
             return make()
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
         path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
         if not path.exists():
             made = {name: tensor.contiguous() for name, tensor in make().items()}
             write_atomically(path, lambda p: save_file(made, p))
-        return load_file(path)
+        return read_tensors(path)
 
     def _synthesise(self, selection: str) -> Outliers:
         settings, names = self.preset.diffusion, self.benchmark.class_names
@@ -268,7 +312,10 @@ class Materials:
         )  # fmt: skip
         images = self._timed(
             f"decoding ({selection})", "diffusion: decoding, for the pixel arm and for looking",
-            lambda: decode(self.pipeline, latents),
+            lambda: decode(
+                self.pipeline, latents, batch_size=settings.batch_size,
+                size=self.benchmark.image_size,
+            ),
         )  # fmt: skip
         # MICL reads the vectors at the length at which they entered the prompt.
         lengths = word_embeddings(self.pipeline, names).norm(dim=1)
@@ -297,6 +344,8 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
     Raises:
         ValueError: if there are fewer than n.
     """
+    if n < 1:
+        raise ValueError(f"{n} picks; at least one is needed (n_latents)")
     if n > len(classes):
         raise ValueError(f"{n} picks of {len(classes)} outliers; lower n_latents or raise rounds")
     ranks = torch.rand(len(classes), generator=generator).argsort()
@@ -320,9 +369,11 @@ class Run:
     record: dict
     scores: dict[str, Tensor]
 
-    def metric(self, group: str, name: str, score: str = "energy") -> float:
-        """Unweighted mean over the sets of a group: `near`, `far` or `validation`."""
+    def metric(self, group: str, name: str, score: str = "energy") -> float | None:
+        """Unweighted mean over a group's sets (`near`, `far`, `validation`); None without any."""
         sets = self.record["metrics"][score][group]
+        if not sets:
+            return None
         return sum(m[name] for m in sets.values()) / len(sets)
 
 
@@ -407,6 +458,7 @@ def train_one(
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {"training": round(history.seconds, 2), **materials.seconds},
         "extra_mb": round(sum(b.nbytes for t in terms for b in t.buffers(recurse=False)) / 1e6, 3),
+        "missing": list(benchmark.missing),
     }  # fmt: skip
     return Run(record, scores), student
 
@@ -415,7 +467,11 @@ def _portable(preset: Preset) -> dict:
     """Settings as plain data; folders of this package by their place in it."""
     root = str(Path(__file__).parent)
     inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
-    return asdict(replace(preset, **inside))
+    if (
+        preset.benchmark in openood.LAYOUTS and preset.data_root is not None
+    ):  # what lies there counts, not where it lies
+        inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
+    return asdict(replace(preset, **inside, download=False))
 
 
 # --- arms x seeds -----------------------------------------------------------------------------
@@ -461,11 +517,13 @@ def run(
     Raises:
         ValueError: for an unknown arm, before anything is trained.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     arms = arms if isinstance(arms, Mapping) else {name: get_arm(name) for name in arms}
-    seeds, results = list(seeds), []
     device = device or default_device()
+    check_device(device)
+    make_folder(Path(runs))
+    seeds, results = list(seeds), []
     if workers > 1:
         missing = [
             (seed, label, arm) for seed in seeds for label, arm in arms.items()
@@ -481,8 +539,8 @@ def run(
             scores_path = record_path.with_suffix(".safetensors")
             if record_path.exists() and scores_path.exists() and not fresh:
                 progress(f"{label}, seed {seed}: read from {record_path}")
-                record = json.loads(record_path.read_text())
-                results.append(Run(record, load_file(scores_path)))
+                record = read_record(record_path, RECORD)
+                results.append(Run(record, read_tensors(scores_path)))
                 continue
             if fresh:
                 materials.forget_checkpoint(label)
@@ -496,6 +554,26 @@ def run(
             materials.forget_checkpoint(label)
             results.append(result)
     return results
+
+
+def find_models(
+    preset: Preset, arms: Sequence[str], *, progress: Callable[[str], None] = log.info
+) -> None:
+    """Make sure that every model the arms need is there before anything is trained.
+
+    Where the preset allows a download it happens here, after its size and licence are told.
+
+    Raises:
+        OSError: for a model that is not there, with the way to get it.
+        ValueError: for a damaged one.
+    """
+    parts = ["teacher"] + ["pipeline"] * any(get_arm(a).outliers for a in arms)
+    for name in (getattr(preset, part) for part in parts):
+        if name == TINY:
+            continue
+        if preset.download and not Path(name).is_dir() and weights.in_cache(name) is None:
+            progress(f"downloading {weights.describe(name)}")
+        weights.find(name, download=preset.download)
 
 
 def default_device() -> str:

@@ -15,7 +15,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from oal_lite.images import LazyImages
+from oal_lite import weights
+from oal_lite.images import LazyImages, check_images
 
 
 def to_float(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -61,16 +62,29 @@ class Teacher(nn.Module):
         self._caught = inputs[0]
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Teacher":
+    def from_pretrained(
+        cls, path: str | Path, *, device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32, download: bool = False,
+    ) -> "Teacher":  # fmt: skip
         """Load a teacher from a folder in transformers' format, or by its hub id.
 
+        Args:
+            path: folder, or hub id; a hub id is fetched only with `download`.
+            device: where it runs.
+            dtype: of its weights and arithmetic.
+            download: see `weights.find`.
+
         Raises:
-            OSError: from transformers, if there is no such model.
-            ValueError: if its head is not one linear layer.
+            OSError: if there is no such model.
+            ValueError: if its head is not one linear layer, or a file is damaged.
         """
         from transformers import AutoModelForImageClassification
 
-        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32)
+        folder = weights.find(path, download=download)
+        with weights.loading(path):
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         return cls(model.to(device))
 
     @property
@@ -94,7 +108,10 @@ class Teacher(nn.Module):
             batch_size: images at a time; it does not change the result.
             progress: show a bar.
         """
-        device = self.model.classifier.weight.device
+        check_images(images)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1")
+        device, dtype = self.model.classifier.weight.device, self.model.classifier.weight.dtype
         batches: Iterator[Tensor] = iter(images.split(batch_size))
         if progress:
             total = -(-len(images) // batch_size)
@@ -104,6 +121,7 @@ class Teacher(nn.Module):
             x = to_float(batch.to(device))
             if self.image_size and x.shape[-1] != self.image_size:
                 x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+            x = x.to(dtype)
             logits.append(self.model(pixel_values=x).logits.float().cpu())
             features.append(self._caught.float().cpu())
         self._caught = None

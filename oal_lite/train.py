@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite.checkpoint import Keeper
-from oal_lite.images import LazyImages
+from oal_lite.images import LazyImages, check_images
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import Teacher, to_float
 from oal_lite.teacher_cache import cached_features, view_key
@@ -73,6 +73,12 @@ def augment(
     images: UInt8[Tensor, "n 3 h w"], generator: torch.Generator, *, padding: int = 4
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Flip each image with probability 1/2 and shift it by up to `padding` pixels, reflecting."""
+    check_images(images)
+    if not 0 <= padding < min(images.shape[2:]):
+        raise ValueError(
+            f"padding={padding} on images of {tuple(images.shape[2:])}; expected 0 or more, and "
+            "less than a side, because the border is filled by reflection"
+        )
     return _moved(images, *_moves(len(images), padding, generator), padding)
 
 
@@ -104,6 +110,8 @@ def augmented_copies(
     """
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels have shape {tuple(labels.shape)} for {len(images)} images")
     if isinstance(images, LazyImages):
         return LazyViews(images, n_views, generator)
     return torch.stack([augment(images, generator) for _ in range(n_views)])
@@ -166,6 +174,9 @@ def predict(
     student: nn.Module, images: UInt8[Tensor, "n 3 h w"] | LazyImages, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
     """Logits and features of images, in evaluation mode, on the CPU."""
+    check_images(images)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected at least 1")
     training = student.training
     student.eval()
     device = next(student.parameters()).device
@@ -237,6 +248,12 @@ def fit(
     _check_settings(settings)
     if n < size:
         raise ValueError(f"{n} training images are fewer than one batch of {size}")
+    classes = views.teacher_logits.shape[-1]
+    if views.labels.min() < 0 or views.labels.max() >= classes:
+        low, high = views.labels.min().item(), views.labels.max().item()
+        raise ValueError(
+            f"labels run from {low} to {high}; expected 0 to {classes - 1}, the teacher's classes"
+        )
     if device is not None:
         check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"

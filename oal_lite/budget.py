@@ -1,0 +1,119 @@
+"""What a run will cost, before it is started: downloads, disk, arithmetic, minutes.
+
+FLOPs are counted (one multiply-add is 2 FLOP): the student's here, on tensors without numbers;
+ViT-B/16 35.1 GFLOP an image, Stable Diffusion v1's UNet 803 a sample and step and its decoder
+2,515 an image, in `reference/performance.md` of the project's design notes. Minutes are an
+estimate, FLOPs over a stated share of the device's peak; they are not a measurement.
+"""
+
+from pathlib import Path
+
+import torch
+
+from oal_lite import openood, weights
+from oal_lite.presets import TINY, Preset
+from oal_lite.students import ResNet18
+
+GIGA, PETA = 1e9, 1e15
+TEACHER, UNET, DECODER = 35.1 * GIGA, 803 * GIGA, 2515 * GIGA  # FLOP an image, step, image
+# Peak of dense half-precision arithmetic in FLOP/s, from the maker's data sheets.
+PEAK = {"T4": 65e12, "A100": 312e12, "H200": 989e12}
+UTILISATION = 0.25  # assumed share of that peak; small students reach less on large GPUs
+N_IMAGES = {  # OpenOOD v1.5: train, and all that is scored
+    "cifar10": (50_000, 164_660), "cifar100": (50_000, 161_000), "imagenet200": (258_951, 100_000),
+}  # fmt: skip
+
+
+def student_flop(preset: Preset, size: int, n_classes: int) -> tuple[float, float]:
+    """FLOP of one image through the student: forward, and forward with backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        student = ResNet18(n_classes, width=preset.train.width, stem=preset.train.stem)
+        image = torch.empty(1, 3, size, size)
+    student.eval()  # batch normalisation in training wants more than one value
+    with FlopCounterMode(display=False) as forward:
+        logits, _ = student(image)
+    with FlopCounterMode(display=False) as both:
+        logits = student(image)[0]
+        logits.sum().backward()
+    return float(forward.get_total_flops()), float(both.get_total_flops())
+
+
+def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
+    """FLOP of every stage of a run on one of OpenOOD's data sets."""
+    from oal_lite.recipes import get_arm
+
+    layout = openood.LAYOUTS[preset.benchmark]
+    n_train, n_scored = N_IMAGES[preset.benchmark]
+    n_train = min(n_train, preset.benchmark_sizes.get("n_train", n_train))
+    n_scored = min(n_scored, 10 * preset.benchmark_sizes.get("n_ood", n_scored))
+    s, d = preset.train, preset.diffusion
+    forward, both = student_flop(preset, layout.crop, layout.n_classes)
+    recipes = [get_arm(a) for a in arms]
+    selections = {r.outliers for r in recipes if r.outliers}
+    passes = sum(1 + bool(r.exposure) for r in recipes)  # outlier exposure doubles the batch
+    guided = 2 if d.guidance > 1 else 1
+    stages = {
+        "teacher on all views": n_train * s.n_views * TEACHER,
+        "teacher on ID features": preset.n_per_class * layout.n_classes * TEACHER,
+        "diffusion latents": len(selections) * d.n_latents * d.steps * guided * UNET,
+        "decoding": len(selections) * d.n_latents * DECODER,
+        "student, common start": s.start_epochs * n_train * both,
+        "student, arms": passes * s.epochs * n_train * both,
+        "scoring": len(arms) * n_scored * forward,
+    }
+    return {name: seeds * value for name, value in stages.items()}
+
+
+def describe(
+    preset: Preset, arms: list[str], *, seeds: int = 1, data_root: str | Path | None = None
+) -> str:
+    """The dry run's text: data, downloads, disk, FLOPs by stage, estimated minutes."""
+    from oal_lite.recipes import get_arm
+
+    for arm in arms:
+        get_arm(arm)
+    lines = [f"Dry run: preset {preset.name}, arms {', '.join(arms)}, {seeds} seed(s)."]
+    lines += _data(preset, data_root) + _models(preset)
+    if preset.benchmark not in openood.LAYOUTS:
+        return "\n".join([*lines, "FLOPs: this preset runs on any CPU in minutes; see the README."])
+    stages = flop(preset, arms, seeds)
+    lines.append("Arithmetic (PFLOP):")
+    lines += [f"  {name:24} {value / PETA:10.2f}" for name, value in stages.items() if value]
+    total = sum(stages.values())
+    lines.append(f"  {'in all':24} {total / PETA:10.2f}")
+    lines.append(
+        f"Estimate, not a measurement: minutes at {UTILISATION:.0%} of the peak in half precision"
+    )
+    lines += [
+        f"  {name:6} {total / (UTILISATION * peak) / 60:10.1f}" for name, peak in PEAK.items()
+    ]
+    return "\n".join(lines)
+
+
+def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
+    if preset.benchmark not in openood.LAYOUTS:
+        return [f"Images: {preset.benchmark}, rendered on the fly; nothing is read or downloaded."]
+    if data_root is None:
+        return ["Images: no --data-root given; this program downloads no images. See OpenOOD v1.5."]
+    found = openood.at_hand(preset.benchmark, data_root)
+    return [
+        f"Images: {', '.join(found) or 'none of the lists'} in {data_root}; none is downloaded."
+    ]
+
+
+def _models(preset: Preset) -> list[str]:
+    lines, gigabytes = [], 0.0
+    for part in ("teacher", "pipeline"):
+        name = getattr(preset, part)
+        if name == TINY:
+            lines.append(f"{part.capitalize()}: random weights, made on the fly.")
+        elif Path(name).is_dir():
+            lines.append(f"{part.capitalize()}: a folder on this machine; nothing to download.")
+        elif weights.in_cache(name):
+            lines.append(f"{part.capitalize()}: {name}, in the local cache; nothing to download.")
+        else:
+            lines.append(f"{part.capitalize()}: would be downloaded, {weights.describe(name)}.")
+            gigabytes += weights.KNOWN[name].gigabytes if name in weights.KNOWN else 0.0
+    return [*lines, f"Disk: {gigabytes:.1f} GB for models, less than 1 GB for runs and figures."]

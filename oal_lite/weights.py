@@ -1,0 +1,158 @@
+"""Pretrained models: found on this machine, checked, and never fetched without being asked.
+
+A model is named by a folder or by its hub id ("owner/name"). A hub id is looked for in the local
+cache of huggingface_hub; only `download=True` (`--download`) lets the network be used. Weights are
+read from safetensors, never from pickles, and no code that comes with a model is run.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What is read of a repository; old pickles and other frameworks' weights stay where they are.
+PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+UNUSED = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*non_ema*", "v1-*"]
+
+
+class Facts(NamedTuple):
+    """What to know of a model before it is downloaded."""
+
+    gigabytes: float
+    licence: str
+    trained_on: str
+
+
+# Sizes of the safetensors in float32, as the hub's file lists state them.
+KNOWN = {
+    "CompVis/stable-diffusion-v1-4": Facts(4.3, "CreativeML OpenRAIL-M", "LAION images and texts"),
+    "nateraw/vit-base-patch16-224-cifar10": Facts(0.34, "Apache-2.0", "ImageNet-21k, CIFAR-10"),
+    "Ahmed9275/Vit-Cifar100": Facts(0.34, "Apache-2.0", "ImageNet-21k, CIFAR-100"),
+    "google/vit-base-patch16-224": Facts(0.35, "Apache-2.0", "ImageNet-21k, ImageNet-1k"),
+}
+
+
+def describe(name: str) -> str:
+    """Size, licence and training data of a hub id in one line."""
+    if name not in KNOWN:
+        return f"{name}: size and licence unknown here, see its page on the hub"
+    facts = KNOWN[name]
+    return f"{name}: {facts.gigabytes} GB, licence {facts.licence}, trained on {facts.trained_on}"
+
+
+def in_cache(name: str) -> Path | None:
+    """The folder of a hub id in the local cache, without touching the network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=PATTERNS))
+    except (OSError, ValueError):  # huggingface_hub's "not in the cache" is one of either
+        return None
+
+
+def find(name: str | Path, *, download: bool = False) -> Path:
+    """The folder of a model, by folder or hub id.
+
+    A folder beside a `manifest.json` that lists sha256 sums (as the shipped models') is checked
+    against it.
+
+    Args:
+        name: folder or hub id.
+        download: fetch a hub id that is not in the local cache.
+
+    Raises:
+        FileNotFoundError: if it is not there, with size, licence and the way to get it.
+        ValueError: if a file is not the one of the manifest.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        check_manifest(folder)
+        return folder
+    if folder.is_absolute() or not HUB_ID.fullmatch(str(name)):
+        raise FileNotFoundError(
+            f"there is no model folder {str(name)!r}; expected a folder or a hub id 'owner/name'"
+        )
+    if cached := in_cache(str(name)):
+        return cached
+    if not download:
+        raise FileNotFoundError(
+            f"no model {str(name)!r} on this machine ({describe(str(name))}); allow its download "
+            "with --download (download=True), or name a folder"
+        )
+    return _fetch(str(name))
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+
+    offline = is_offline_mode() or os.environ.get("HF_HUB_OFFLINE") == "1"
+    if offline:
+        raise FileNotFoundError(
+            f"cannot download {name}: HF_HUB_OFFLINE is set; unset it, or name a folder"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=PATTERNS, ignore_patterns=UNUSED))
+    except Exception as error:  # httpx, requests, OSError or the hub's own: all say "not reached"
+        reason = str(error).strip().splitlines()
+        raise FileNotFoundError(
+            f"cannot download {name} ({type(error).__name__}: {reason[0] if reason else '-'}); "
+            "check its name and the network, or name a folder"
+        ) from None
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare a model folder with the sha256 sums in the `manifest.json` beside it, if any.
+
+    Raises:
+        ValueError: for the first file that is missing or altered.
+    """
+    path = folder.resolve().parent / "manifest.json"
+    if not path.is_file():
+        return
+    try:
+        sums = json.loads(path.read_text()).get("sha256", {})
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is no JSON manifest; restore it or delete it") from None
+    for name, expected in sums.items():
+        if Path(name).parts[:1] != (folder.resolve().name,):
+            continue
+        file = path.parent / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, but listed in {path}; install the package anew")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise ValueError(
+                f"{file} is not the file that {path} lists (its sha256 differs: altered, or cut "
+                "short); install the package anew"
+            )
+
+
+@contextmanager
+def loading(name: str | Path) -> Iterator[None]:
+    """Turn what libraries say of damaged or incomplete model folders into one sentence.
+
+    Raises:
+        ValueError: for damaged weights or settings.
+        FileNotFoundError: for files that are not there.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"the model in {name} is damaged ({type(error).__name__}: "
+            f"{reason[0] if reason else '-'}); restore its files"
+        ) from None
+    except OSError as error:
+        reason = str(error).strip().splitlines()
+        raise FileNotFoundError(
+            f"the model in {name} cannot be loaded ({reason[0] if reason else error}); expected "
+            "a config and safetensors, as save_pretrained writes them"
+        ) from None

@@ -1,0 +1,232 @@
+"""The path of real images: presets, models that are fetched only when asked, dry run, smoke run."""
+
+import hashlib
+import json
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_openood import make_root
+
+from oal_lite import budget, presets, study, tiny_models, weights
+from oal_lite.__main__ import main
+from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise
+from oal_lite.presets import get_preset
+from oal_lite.study import Materials, Run, find_models
+from oal_lite.teacher import Teacher
+
+REAL = ("cifar10", "cifar100", "imagenet200")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to connect fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was touched: {args[1:]}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder of a tiny random teacher and pipeline of full shape."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_models.write_teacher(folder / "teacher", 10)
+    tiny_models.write_pipeline(folder / "pipeline", [*presets.PROMPT.split(), "cat", "ice bear"])
+    return folder
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+def test_the_tiny_models_have_the_full_shapes(tiny, no_network):
+    teacher, pipeline = Teacher.from_pretrained(tiny / "teacher"), load_pipeline(tiny / "pipeline")
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert teacher.image_size == 224
+    assert teacher(images).features.shape == (2, tiny_models.WIDTH)
+    latents = synthesise(pipeline, torch.randn(1, tiny_models.WIDTH), "ice bear", steps=1)
+    assert latents.shape == (1, 4, 64, 64)
+    assert decode(pipeline, latents).shape == (1, 3, 512, 512)
+    assert decode(pipeline, latents, size=32).shape == (1, 3, 32, 32)
+
+
+def test_decoding_in_batches_of_any_size_gives_the_same_images(tiny_pipeline):
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = decode(tiny_pipeline, latents)
+    assert torch.equal(decode(tiny_pipeline, latents, batch_size=2), whole)
+    small = decode(tiny_pipeline, latents, size=16).float()
+    assert (small - torch.nn.functional.avg_pool2d(whole.float(), 2)).abs().mean() < 12
+
+
+@pytest.mark.parametrize("name", ["teacher", "pipeline"])
+def test_a_hub_id_is_not_fetched_unasked(no_network, name):
+    hub_id = getattr(get_preset("cifar10"), name)
+    load = Teacher.from_pretrained if name == "teacher" else load_pipeline
+    with pytest.raises(FileNotFoundError, match=f"no model '{hub_id}' on this machine .* GB, lic"):
+        load(hub_id)
+    with pytest.raises(FileNotFoundError, match="cannot download .* HF_HUB_OFFLINE is set"):
+        load(hub_id, download=True)
+
+
+def test_the_message_names_size_and_licence_before_the_download(monkeypatch):
+    said, fetched = [], []
+
+    def fetch(name):
+        fetched.append((name, list(said)))
+        return Path(name)
+
+    monkeypatch.setattr(weights, "_fetch", fetch)
+    preset = replace(get_preset("cifar10"), download=True)
+    find_models(preset, ["ce"], progress=said.append)
+    assert said == [
+        "downloading nateraw/vit-base-patch16-224-cifar10: 0.34 GB, licence Apache-2.0, trained on "
+        "ImageNet-21k, CIFAR-10"
+    ]
+    assert fetched == [(preset.teacher, said)], "fetched before it was said, or too much"
+    find_models(preset, ["oal-paper"], progress=said.append)
+    assert "4.3 GB, licence CreativeML OpenRAIL-M" in said[-1]
+
+
+def test_no_code_of_a_model_folder_is_run(tiny, tmp_path):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher/config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {
+        "AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}}  # fmt: skip
+    path.write_text(json.dumps(config))
+    (tmp_path / "teacher/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    Teacher.from_pretrained(tmp_path / "teacher")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_in_the_place_of_safetensors_is_not_read(tiny, tmp_path):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    state = Teacher.from_pretrained(tiny / "teacher").model.state_dict()
+    (tmp_path / "teacher/model.safetensors").unlink()
+    torch.save(state, tmp_path / "teacher/pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="cannot be loaded .* expected a config and safet"):
+        Teacher.from_pretrained(tmp_path / "teacher")
+
+
+@pytest.fixture
+def shipped(tiny, tmp_path):
+    """A copy of the tiny models with a manifest."""
+    for part in ("teacher", "pipeline"):
+        shutil.copytree(tiny / part, tmp_path / part)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    sums = {str(p.relative_to(tmp_path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    (tmp_path / "manifest.json").write_text(json.dumps({"sha256": sums}))
+    return tmp_path
+
+
+def test_files_are_checked_against_the_manifest(shipped):
+    Teacher.from_pretrained(shipped / "teacher")
+    load_pipeline(shipped / "pipeline")
+    path = shipped / "teacher/model.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="model.safetensors is not the file that .*sha256"):
+            Teacher.from_pretrained(shipped / "teacher")
+    load_pipeline(shipped / "pipeline")  # its own files are as they were
+    (shipped / "pipeline/vae/config.json").unlink()
+    with pytest.raises(ValueError, match="vae/config.json is missing, but listed in"):
+        load_pipeline(shipped / "pipeline")
+    (shipped / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no JSON manifest"):
+        load_pipeline(shipped / "pipeline")
+
+
+# --- presets and the dry run -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_presets_hold_the_released_settings(name):
+    p = get_preset(name)
+    assert (p.knn.k, p.knn.n_boundary, p.knn.n_candidates, p.knn.sigma) == (300, 50, 1500, 0.07)
+    assert p.knn.rounds == {"cifar10": 10, "cifar100": 100, "imagenet200": 10}[name]
+    assert (p.diffusion.steps, p.diffusion.guidance, p.diffusion.n_latents) == (50, 7.5, 300)
+    assert (p.train.width, p.train.lr, p.train.adapter_lr, p.train.q_lr) == (64, 0.005, 0.01, 1e-4)
+    assert p.train.stem == ("large" if name == "imagenet200" else "small")
+    quick = get_preset(name, quick=True)
+    sizes = quick.benchmark_sizes
+    assert sum(sizes.values()) <= 500 and quick.teacher == quick.pipeline == presets.TINY
+
+
+def test_flops_are_the_counted_ones():
+    """Published counts of ResNet-18: 1.82 G multiply-adds at 224 px, 0.56 G with the 32 px stem."""
+    large, both = budget.student_flop(get_preset("imagenet200"), 224, 1000)
+    assert large == pytest.approx(3.63e9, rel=0.01) and both == pytest.approx(10.65e9, rel=0.02)
+    small, _ = budget.student_flop(get_preset("cifar10"), 32, 10)
+    assert small == pytest.approx(2 * 0.5565e9, rel=0.01)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys, no_network):
+    assert main(["--preset", name, "--dry-run", "--arms", "ce,oal-paper"]) == 0
+    out, _ = capsys.readouterr()
+    for words in ("would be downloaded", "4.3 GB, licence CreativeML OpenRAIL-M", "Disk: 4.6 GB",
+                  "PFLOP", "T4", "A100", "H200", "Estimate, not a measurement"):  # fmt: skip
+        assert words in out
+    stages = budget.flop(get_preset(name), ["ce", "oal-paper"], 2)
+    assert stages == {k: 2 * v for k, v in budget.flop(get_preset(name), ["ce", "oal-paper"], 1)
+                      .items()}  # fmt: skip
+    assert budget.flop(get_preset(name), ["ce"], 1)["diffusion latents"] == 0
+
+
+def test_the_dry_run_of_shapes_needs_nothing(capsys, no_network):
+    assert main(["--dry-run"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.count("nothing") == 3 and "would be downloaded" not in out
+
+
+# --- the whole path ----------------------------------------------------------------------------
+
+
+def test_the_whole_cifar_path_runs_offline(tmp_path, no_network, capsys, monkeypatch):
+    root = make_root(tmp_path / "data", each=6, ood=("cifar100",))
+    preset = get_preset("cifar10", quick=True)
+    preset = replace(
+        preset, benchmark_sizes={"n_train": 40, "n_val": 10, "n_test": 20}, n_per_class=4,
+        diffusion=replace(preset.diffusion, n_latents=10, steps=1),
+        train=replace(preset.train, batch_size=20, width=2),
+    )  # fmt: skip
+    monkeypatch.setitem(presets.PRESETS, "small", preset)
+    argv = ["--preset", "small", "--data-root", str(root), "--arms", "ce,oe-pixels"]
+    argv += ["--device", "cpu", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    with pytest.warns(UserWarning, match="tin, mnist, svhn, texture, places365, val_tin"):
+        assert main(argv) == 0
+    out, _ = capsys.readouterr()
+    assert "| oe-pixels | " in out and out.count("| – | – |") == 2  # no far-OOD at hand
+    assert "left out of the averages: mnist, places365, svhn, texture, tin, val_tin." in out
+    text = (tmp_path / "out/results.json").read_text()
+    record = json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} in results.json"))
+    assert record["table"]["ce"]["far AUROC"]["values"] == [None]
+    assert str(tmp_path) not in text, "a folder of this machine in the results"
+
+
+def test_other_images_in_the_same_folder_are_another_run(tmp_path):
+    root = make_root(tmp_path, ood=("cifar100",))
+    preset = replace(get_preset("cifar10", quick=True), data_root=str(root))
+    first = study.run_path(tmp_path, preset, "ce", 0, "json")
+    make_root(tmp_path, ood=("cifar100", "mnist"))
+    assert study.run_path(tmp_path, preset, "ce", 0, "json") != first
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny, tmp_path):
+    root = make_root(tmp_path)
+    tiny_models.write_teacher(tmp_path / "teacher", 7)
+    preset = replace(get_preset("cifar10", quick=True), data_root=str(root),
+                     teacher=str(tmp_path / "teacher"))  # fmt: skip
+    with pytest.raises(ValueError, match="tells 7 classes apart, the benchmark cifar10 has 10"):
+        _ = Materials(preset, 0).teacher
+
+
+def test_a_group_without_sets_has_no_mean():
+    run = Run({"metrics": {"energy": {"far": {}, "near": {"x": {"auroc": 0.5}}}}}, {})
+    assert run.metric("far", "auroc") is None and run.metric("near", "auroc") == 0.5
