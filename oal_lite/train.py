@@ -110,8 +110,6 @@ def augmented_copies(
     """
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels have shape {tuple(labels.shape)} for {len(images)} images")
     if isinstance(images, LazyImages):
         return LazyViews(images, n_views, generator)
     return torch.stack([augment(images, generator) for _ in range(n_views)])
@@ -141,8 +139,10 @@ def draw_views(
         progress: show a bar while the teacher looks.
 
     Raises:
-        ValueError: if `n_views` is below one.
+        ValueError: if `n_views` is below one, or there are not as many labels as images.
     """
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels have shape {tuple(labels.shape)} for {len(images)} images")
     if isinstance(images, LazyImages):
         cache = None  # to know such images by their content, each would have to be read twice
     if cache is not None:  # before the generator moves on

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oal_lite.mutual_information import ClubNet
-from oal_lite.recipes import Micl, Step, Term
+from oal_lite.terms import Micl, Step, Term
 from oal_lite.widgets.panel import Panel
 
 
