@@ -70,6 +70,10 @@ class ResNet18(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
+    def entry_size(self, side: int) -> int:
+        """Side of the maps before the third stage, for images of this side."""
+        return -(-side // (2 if isinstance(self.stem[3], nn.Identity) else 8))
+
     def features(
         self,
         x: Float[Tensor, "n 3 h w"],
@@ -85,7 +89,6 @@ class ResNet18(nn.Module):
             if extra is not None:
                 parts.append(self.stages(self.stem(extra)))
             if maps is not None:
-                maps = F.interpolate(maps.to(half), size=half.shape[-2:])
                 parts.append(self.stages[2:](maps))
         return torch.cat([h.mean(dim=(2, 3)) for h in parts])
 
@@ -102,8 +105,8 @@ class ResNet18(nn.Module):
         Args:
             x: images.
             extra: images for a loss term: outliers, for example. Their rows follow those of x.
-            maps: feature maps, of `LatentStem` for example, that enter before the third stage,
-                resized to those of the images. Their rows come last.
+            maps: feature maps, of `LatentStem` for example, that enter before the third stage and
+                should have the side `entry_size`. Their rows come last.
             own_batch: extra images and maps leave the running statistics to x (`own_statistics`).
         """
         h = self.features(x, extra, maps, own_batch=own_batch)
@@ -132,8 +135,9 @@ def own_statistics(module: nn.Module) -> Iterator[None]:
 class LatentStem(nn.Sequential):
     """The latent entrance: two convolutions make of a VAE latent a map for the third stage.
 
-    So the student's second half reads an image that was never decoded as it reads one that was
-    photographed. The stem serves training only; a trained student keeps its size and speed.
+    The latent is first resized to the maps' side, so that the convolutions can draw what the
+    student's first two stages draw. The stem serves training only; a trained student keeps its
+    size and speed.
 
     Args:
         latent_channels: of the latents; 4 for Stable Diffusion v1.
@@ -146,3 +150,7 @@ class LatentStem(nn.Sequential):
             _conv3x3(latent_channels, n), nn.BatchNorm2d(n), nn.ReLU(),
             _conv3x3(n, n), nn.BatchNorm2d(n), nn.ReLU(),
         )  # fmt: skip
+
+    def forward(self, latents: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n m s s"]:
+        """Maps of that side."""
+        return super().forward(F.interpolate(latents, size=(side, side)))

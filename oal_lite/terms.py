@@ -42,8 +42,10 @@ class Term(nn.Module):
         """Images that the student shall see beside the batch of `n`; none by default."""
         return None
 
-    def extra_maps(self, n: int, generator: torch.Generator) -> Float[Tensor, "m c h w"] | None:
-        """Feature maps that shall join the batch of `n` before the student's third stage."""
+    def extra_maps(
+        self, n: int, side: int, generator: torch.Generator
+    ) -> Float[Tensor, "m c s s"] | None:
+        """Feature maps of a side, to join the batch of `n` before the student's third stage."""
         return None
 
     def before(self, step: Step) -> None:
@@ -217,7 +219,7 @@ class LatentExposure(Term):
     Args:
         weight: of both summands.
         outlier_weight: of the second, within the term.
-        stem: the entrance, for example `students.LatentStem`; trained along at the rate `lr`.
+        stem: the entrance, as `students.LatentStem`; trained along at the rate `lr`.
         id_latents: of the encoded ID training images, (n, c, h, w).
         labels: of the ID images, (n,).
         outliers: latents, (m, c, h, w).
@@ -235,14 +237,14 @@ class LatentExposure(Term):
         self.register_buffer("outliers", outliers, persistent=False)
         self._drawn: Tensor | None = None
 
-    def extra_maps(self, n: int, generator: torch.Generator) -> Float[Tensor, "m c h w"]:
+    def extra_maps(self, n: int, side: int, generator: torch.Generator) -> Float[Tensor, "m c s s"]:
         """Maps of as many ID latents as the batch has images, then of as many outliers."""
         self._drawn = torch.randint(len(self.labels), (n,), generator=generator)
         outliers = torch.randint(len(self.outliers), (n,), generator=generator)
         latents = torch.cat([self.id_latents[self._drawn], self.outliers[outliers]])
         mirrored = torch.rand(2 * n, generator=generator) < 0.5  # as half of the images are
         latents[mirrored] = latents[mirrored].flip(-1)
-        return self.stem(latents)
+        return self.stem(latents, side)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""

@@ -259,6 +259,7 @@ def fit(
     cpu = device is not None and torch.device(device).type == "cpu"
     accelerator = Accelerator(cpu=cpu, mixed_precision=_precision(mixed_precision, cpu))
     device = accelerator.device
+    side = student.entry_size(views.images.shape[-1])
     student.to(device, memory_format=torch.channels_last)
     terms.to(device)
     optimizer = _optimizer(student, list(terms), settings)
@@ -300,7 +301,7 @@ def fit(
             asked = {t.name: t.extra_images(size, generator) for t in terms}
             images = {name: x for name, x in asked.items() if x is not None}
             with accelerator.autocast():
-                asked = {t.name: t.extra_maps(size, generator) for t in terms}
+                asked = {t.name: t.extra_maps(size, side, generator) for t in terms}
                 maps = {name: m for name, m in asked.items() if m is not None}
                 shown = [x.to(device) for x in images.values()]
                 logits, features = student(

@@ -136,7 +136,7 @@ def test_the_oal_arms_differ_in_selection_pairs_and_q(name, pairing, fit, select
 def test_the_terms_of_every_arm_give_a_finite_loss_and_a_gradient(name):
     terms, step = terms_of(name), make_step()
     for term in terms:
-        asked = [term.extra_images(8, seeded(3)), term.extra_maps(8, seeded(3))]
+        asked = [term.extra_images(8, seeded(3)), term.extra_maps(8, 16, seeded(3))]
         for extra in (x for x in asked if x is not None):
             step.extra[term.name] = torch.randn(len(extra), K), torch.zeros(len(extra), D)
         term.before(step)
@@ -272,12 +272,19 @@ def test_reconstructions_are_half_a_batch_of_id_images_with_their_own_labels():
 # --- latent exposure ---------------------------------------------------------------------------
 
 
+class SeesLatents(torch.nn.Module):
+    """An entrance that is open."""
+
+    def forward(self, latents, side):
+        return latents
+
+
 def make_latent_exposure(outlier_weight=0.5, stem=None):
     made = make_autoencoded()
     outliers = torch.full((3, 4, 8, 8), -1.0)
     outliers[..., 0] = -2  # the left edge, so that a mirrored one can be told
     return LatentExposure(
-        1.0, outlier_weight, stem or torch.nn.Identity(), id_latents=made.latents,
+        1.0, outlier_weight, stem or SeesLatents(), id_latents=made.latents,
         labels=made.labels, outliers=outliers, lr=0.03,
     )  # fmt: skip
 
@@ -292,7 +299,7 @@ def test_latent_exposure_has_the_value_worked_out_by_hand():
 
 def test_known_latents_come_first_with_their_labels_and_half_of_all_are_mirrored():
     term = make_latent_exposure()
-    maps = term.extra_maps(400, seeded())
+    maps = term.extra_maps(400, 8, seeded())
     known, unknown = maps.chunk(2)
     assert (known >= 0).all() and (unknown < 0).all() and len(known) == 400
     assert torch.equal(known[:, 0, 0, 0].long() % K, term.labels[term._drawn])
@@ -308,7 +315,7 @@ def test_outlier_latents_reach_stem_trunk_and_head_and_no_image_only_stage():
         student, stem = ResNet18(K, width=2), LatentStem(4, 2)
     term, step = make_latent_exposure(stem=stem), make_step()
     images = torch.randn(8, 3, 32, 32, generator=seeded(2))
-    logits, features = student(images, maps=term.extra_maps(8, seeded()))
+    logits, features = student(images, maps=term.extra_maps(8, 16, seeded()))
     assert logits.shape == (24, K)
     step.extra[term.name] = (logits[8:], features[8:])
     unknown = -logits[16:].log_softmax(1).mean()

@@ -63,10 +63,15 @@ def test_a_signal_neither_vanishes_nor_explodes_at_the_start():
 # --- the latent entrance -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stem", "size"), [("small", 32), ("large", 64)])
+@pytest.mark.parametrize(
+    ("stem", "size"), [("small", 32), ("small", 25), ("large", 64), ("large", 50)]
+)
 def test_latents_enter_before_the_third_stage_and_come_out_after_the_images(stem, size):
     student = ResNet18(5, width=4, stem=stem).eval()
-    maps = LatentStem(4, 4).eval()(torch.randn(2, 4, 8, 8))
+    side = student.entry_size(size)
+    assert student.stages[:2](student.stem(images(size=size))).shape[-2:] == (side, side)
+    maps = LatentStem(4, 4).eval()(torch.randn(2, 4, 8, 8), side)
+    assert maps.shape == (2, 8, side, side)
     logits, features = student(images(size=size), maps=maps)
     assert logits.shape == (5, 5) and features.shape == (5, 32)
     torch.testing.assert_close(logits[:3], student(images(size=size))[0])
@@ -86,7 +91,7 @@ def test_what_joins_the_images_leaves_the_running_statistics_to_them(kind, own_b
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         students = [ResNet18(5, width=4) for _ in range(2)]
-        joins = {"extra": 3 + images(6), "maps": 3 + torch.randn(6, 8, 8, 8)}[kind]
+        joins = {"extra": 3 + images(6), "maps": 3 + torch.randn(6, 8, 16, 16)}[kind]
     students[1].load_state_dict(students[0].state_dict())
     alone = students[0](images(8))[0]
     joined = students[1](images(8), **{kind: joins}, own_batch=own_batch)[0]

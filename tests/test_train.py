@@ -281,7 +281,7 @@ def test_a_term_gets_back_the_rows_of_its_own_images_and_of_its_own_maps():
     images, maps = random_images(6, seed=4), torch.randn(5, 4, 8, 8, generator=seeded(3))
     student, spies = make_student(), [Spy(images), Spy()]
     spies[1].name = "maps"
-    spies[1].extra_maps = lambda n, generator: maps
+    spies[1].extra_maps = lambda n, side, generator: maps
     settings = replace(SETTINGS, epochs=1, lr=1e-30, batch_size=120)
     frozen = student.eval()
     student.train = lambda mode=True: frozen
