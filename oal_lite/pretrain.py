@@ -72,11 +72,11 @@ class PretrainSettings:
     teacher_steps: int = 3000
     teacher_lr: float = 0.02  # of Muon on the matrices; AdamW on the rest gets 1/20 of it
     vae_width: int = 16  # channels of its first level
+    unet_width: int = 80  # the same
     vae_steps: int = 2000
     vae_lr: float = 2e-3
     vae_perceptual: float = 0.05  # weight of the error in the teacher's feature maps
     vae_kl: float = 0.02  # of the Kullback-Leibler term, in nats per pixel value
-    unet_width: int = 80  # channels of its first level
     unet_steps: int = 6000
     unet_lr: float = 1e-3
     token_scale: float = 1.0  # length of a class word's embedding
