@@ -3,6 +3,10 @@
     python -m oal_lite.pretrain teacher
     python -m oal_lite.pretrain diffusion      # both of its halves: autoencoder, then unet
 
+With `--preset cifar10 --data-root FOLDER --out models/cifar10` the same is trained, wider and
+longer, on CIFAR-10 alone, so that no model from outside has a part in a result. An interrupted
+training goes on where it stopped when the same command is given again.
+
 The diffusion model is a real Stable Diffusion pipeline at 1/200 of the size: CLIP tokenizer and
 text encoder, autoencoder (VAE), UNet with cross-attention, scheduler. It is loaded by
 `StableDiffusionPipeline.from_pretrained` like the large one.
@@ -21,6 +25,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -32,6 +37,7 @@ from tqdm.auto import tqdm
 
 from oal_lite import presets, shapes
 from oal_lite.benchmarks import ImageSet, generator_for, load
+from oal_lite.checkpoint import Keeper
 from oal_lite.diffusion_outliers import (
     PROMPT,
     decode,
@@ -46,10 +52,11 @@ from oal_lite.files import write_atomically
 from oal_lite.presets import get_preset
 from oal_lite.study import Materials, train_one
 from oal_lite.teacher import Teacher, to_float
-from oal_lite.train import predict
+from oal_lite.train import augment, predict
 
 ASSETS = presets.ASSETS / "shapes"
 TEMPLATES = (PROMPT, "a picture of a {}", "the {}")
+KEEP_EVERY = 500  # steps after which an unfinished training is kept
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -60,8 +67,12 @@ class PretrainSettings:
     seed: int = 1
     n_images: int = 40_000  # rendered for pretraining alone; the student gets 5,000 others
     batch_size: int = 64
+    crop: int = 0  # the teacher sees images shifted by up to so many pixels
+    teacher_width: int = 32  # channels of its first stage; its features are four times as wide
     teacher_steps: int = 3000
     teacher_lr: float = 0.02  # of Muon on the matrices; AdamW on the rest gets 1/20 of it
+    vae_width: int = 16  # channels of its first level
+    unet_width: int = 80  # the same
     vae_steps: int = 2000
     vae_lr: float = 2e-3
     vae_perceptual: float = 0.05  # weight of the error in the teacher's feature maps
@@ -72,6 +83,45 @@ class PretrainSettings:
     noise_shift: float = 0.4  # t / T = sigmoid(N(0, 1) - this): half of the draws lie below 0.4
     p_image_feature: float = 0.5  # how often the word is replaced by the image's own feature
     p_no_prompt: float = 0.1  # for classifier-free guidance
+
+
+SETTINGS = {
+    "shapes": PretrainSettings(),
+    # Sizes for one GPU, from what was seen on shapes; not tuned, and not yet run at full length.
+    "cifar10": PretrainSettings(
+        n_images=50_000, batch_size=128, crop=4, teacher_width=96, teacher_steps=40_000,
+        teacher_lr=0.01, vae_width=64, vae_steps=30_000, vae_lr=5e-4, vae_kl=0.002,
+        unet_width=160, unet_steps=100_000, unet_lr=4e-4,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the models learn from: class names, one word each, training images, ID validation."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: ImageSet
+    val: ImageSet
+
+
+def source_for(
+    name: str, settings: PretrainSettings, data_root: str | Path | None = None
+) -> Source:
+    """The training images of a preset: rendered shapes, or ID images of OpenOOD's layout.
+
+    Raises:
+        ValueError: if the preset has no settings here, or as `benchmarks.load`.
+    """
+    if name not in SETTINGS:
+        raise ValueError(f"no pretraining for preset {name!r}; choose one of {', '.join(SETTINGS)}")
+    if name == "shapes":
+        val = load("shapes", n_ood=1).val
+        return Source(name, shapes.ID_SHAPES, pretraining_images(settings), val)
+    # No OOD image is so much as read: one of each set is the least that the reader knows.
+    benchmark = load(name, data_root=data_root, n_train=settings.n_images, n_test=10, n_ood=1)
+    return Source(name, benchmark.class_names, benchmark.train, benchmark.val)
 
 
 def pretraining_images(settings: PretrainSettings) -> ImageSet:
@@ -100,7 +150,7 @@ def _cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sche
 # --- teacher ----------------------------------------------------------------------------------
 
 
-def build_teacher(n_classes: int) -> nn.Module:
+def build_teacher(class_names: Sequence[str], width: int = 32) -> nn.Module:
     """A CvT (Wu et al., ICCV 2021) of 0.6 M parameters with 128-d features, for 32 px.
 
     In one short trial a plain ViT of 0.3 M parameters had 44 % accuracy after two minutes, this CvT
@@ -109,13 +159,13 @@ def build_teacher(n_classes: int) -> nn.Module:
     from transformers import CvtConfig, CvtForImageClassification
 
     config = CvtConfig(
-        num_labels=n_classes,
-        id2label=dict(enumerate(shapes.ID_SHAPES)),
-        label2id={name: i for i, name in enumerate(shapes.ID_SHAPES)},
+        num_labels=len(class_names),
+        id2label=dict(enumerate(class_names)),
+        label2id={name: i for i, name in enumerate(class_names)},
         patch_sizes=[3, 3, 3],
         patch_stride=[2, 2, 2],
         patch_padding=[1, 1, 1],
-        embed_dim=[32, 64, 128],
+        embed_dim=[width, 2 * width, 4 * width],
         num_heads=[1, 2, 4],
         depth=[1, 2, 3],
         mlp_ratio=[2.0, 2.0, 2.0],
@@ -127,12 +177,15 @@ def build_teacher(n_classes: int) -> nn.Module:
     return CvtForImageClassification(config)
 
 
-def train_teacher(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
+def train_teacher(
+    settings: PretrainSettings, out: Path, device: str = "cpu", source: Source | None = None
+) -> dict:
     """Train the teacher with cross-entropy, save `out/teacher`; returns manifest entries."""
     started = time.perf_counter()
-    data = pretraining_images(settings)
+    source = source or source_for("shapes", settings)
+    data = source.images
     torch.manual_seed(settings.seed)  # transformers' own initialisation reads the global generator
-    model = build_teacher(len(shapes.ID_SHAPES)).to(device).train()
+    model = build_teacher(source.class_names, settings.teacher_width).to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     optimizers = [
@@ -141,10 +194,18 @@ def train_teacher(settings: PretrainSettings, out: Path, device: str = "cpu") ->
     ]
     schedules = [_cosine(o, settings.teacher_steps) for o in optimizers]
     generator = generator_for(settings.seed, "teacher batches")
-    bar = tqdm(range(settings.teacher_steps), desc="teacher")
+    parts = {"model": model, "generator": generator}
+    parts |= {f"optimizer {i}": o for i, o in enumerate(optimizers)}
+    parts |= {f"schedule {i}": s for i, s in enumerate(schedules)}
+    keeper = Keeper(unfinished(out, "teacher"), parts, _belongs_to(settings, source))
+    done = (keeper.restore() or {"steps": 0})["steps"]
+    bar = tqdm(range(done, settings.teacher_steps), desc="teacher")
     for step in bar:
         pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
-        x, labels = to_float(data.images[pick].to(device)), data.labels[pick].to(device)
+        images, labels = data.images[pick], data.labels[pick].to(device)
+        if settings.crop:
+            images = augment(images, generator, padding=settings.crop)
+        x = to_float(images.to(device))
         loss = F.cross_entropy(model(x.flip(-1) if step % 2 else x).logits, labels)
         model.zero_grad()
         loss.backward()
@@ -154,8 +215,10 @@ def train_teacher(settings: PretrainSettings, out: Path, device: str = "cpu") ->
             schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % KEEP_EVERY == 0:
+            keeper.save({"steps": step + 1})
     model.eval().save_pretrained(out / "teacher")
-    val = load("shapes", n_ood=1).val
+    val = source.val
     accuracy = (Teacher(model)(val.images).logits.argmax(1) == val.labels).float().mean().item()
     return {"id_val_accuracy": accuracy, "seconds": round(time.perf_counter() - started)}
 
@@ -194,14 +257,14 @@ def build_tokenizer(words: list[str]):  # noqa: ANN201 - transformers is importe
     )  # fmt: skip
 
 
-def build_vae() -> nn.Module:
+def build_vae(width: int = 16) -> nn.Module:
     """An `AutoencoderKL` for 32 px -> 4 channels of 8 x 8."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         sample_size=32,
         latent_channels=4,
-        block_out_channels=(16, 32, 64),
+        block_out_channels=(width, 2 * width, 4 * width),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
@@ -218,7 +281,9 @@ def _seen(model: nn.Module, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
     return [F.normalize(h, dim=1) for h in model(x, output_hidden_states=True).hidden_states]
 
 
-def train_vae(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
+def train_vae(
+    settings: PretrainSettings, out: Path, device: str = "cpu", source: Source | None = None
+) -> dict:
     """Train the autoencoder, save `out/pipeline/vae`; its scaling gives latents unit variance.
 
     The loss is the squared error of the pixels, plus 1/8 of the absolute error of their
@@ -229,14 +294,19 @@ def train_vae(settings: PretrainSettings, out: Path, device: str = "cpu") -> dic
     stayed wrong for 2,500 steps.)
     """
     started = time.perf_counter()
-    data = pretraining_images(settings)
+    source = source or source_for("shapes", settings)
+    data = source.images
     judge = Teacher.from_pretrained(out / "teacher", device=device).model
     torch.manual_seed(settings.seed)
-    vae = build_vae().to(device)
+    vae = build_vae(settings.vae_width).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=settings.vae_lr)
     schedule = _cosine(optimizer, settings.vae_steps)
     generator = generator_for(settings.seed, "vae batches")
-    bar = tqdm(range(settings.vae_steps), desc="autoencoder")
+    parts = {"vae": vae, "optimizer": optimizer, "schedule": schedule, "generator": generator}
+    keeper = Keeper(unfinished(out, "autoencoder"), parts, _belongs_to(settings, source))
+    saved = keeper.restore() or {"steps": 0, "squared error": None}
+    squared_error = saved["squared error"]
+    bar = tqdm(range(saved["steps"], settings.vae_steps), desc="autoencoder")
     for step in bar:
         pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
         x = to_float(data.images[pick].to(device))
@@ -257,12 +327,16 @@ def train_vae(settings: PretrainSettings, out: Path, device: str = "cpu") -> dic
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", pixels=f"{pixels.item():.4f}")
+        last = step + 1 == settings.vae_steps
+        if last or (step + 1) % KEEP_EVERY == 0:
+            squared_error = pixels.item()
+            keeper.save({"steps": step + 1, "squared error": squared_error})
     vae.eval().requires_grad_(False)
     some = data.images[::20].to(device).split(250)
     means = torch.cat([vae.encode(to_float(x)).latent_dist.mean for x in some])
     vae.register_to_config(scaling_factor=1 / means.std().item())
     vae.save_pretrained(out / "pipeline" / "vae")
-    return {"squared_error": pixels.item(), "seconds": round(time.perf_counter() - started)}
+    return {"squared_error": squared_error, "seconds": round(time.perf_counter() - started)}
 
 
 def build_text_encoder(tokenizer, dim: int) -> nn.Module:  # noqa: ANN001
@@ -285,7 +359,7 @@ def build_text_encoder(tokenizer, dim: int) -> nn.Module:  # noqa: ANN001
     )
 
 
-def build_unet(dim: int) -> nn.Module:
+def build_unet(dim: int, width: int = 80) -> nn.Module:
     """A `UNet2DConditionModel` on 4 x 8 x 8 latents; it looks at the prompt at 4 x 4."""
     from diffusers import UNet2DConditionModel
 
@@ -293,7 +367,7 @@ def build_unet(dim: int) -> nn.Module:
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(80, 128),
+        block_out_channels=(width, width * 8 // 5),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -323,7 +397,9 @@ def build_scheduler():  # noqa: ANN201
     )
 
 
-def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> dict:
+def train_unet(
+    settings: PretrainSettings, out: Path, device: str = "cpu", source: Source | None = None
+) -> dict:
     """Train UNet and text encoder on teacher features and VAE latents; save `out/pipeline`.
 
     The loss is || v - v_hat ||^2 with v = a e - s x at latent x, noise e, and a^2 + s^2 = 1. The
@@ -333,20 +409,22 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
     started = time.perf_counter()
-    data = pretraining_images(settings)
+    source = source or source_for("shapes", settings)
+    data, names = source.images, source.class_names
     teacher = Teacher.from_pretrained(out / "teacher", device=device)
     features = F.normalize(teacher(data.images, progress=True).features, dim=1)
     vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", dtype=torch.float32)
     vae.register_to_config(_name_or_path="")  # or this machine's folder would ship with it
     words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
-    tokenizer = build_tokenizer([*words, *shapes.ID_SHAPES])
+    tokenizer = build_tokenizer([*words, *names])
 
     torch.manual_seed(settings.seed)
     text_encoder = build_text_encoder(tokenizer, teacher.feature_dim)
-    unet = build_unet(teacher.feature_dim)
-    class_ids = torch.tensor(
-        [tokenizer(w, add_special_tokens=False).input_ids[0] for w in shapes.ID_SHAPES]
-    )
+    unet = build_unet(teacher.feature_dim, settings.unet_width)
+    pieces = [tokenizer(w, add_special_tokens=False).input_ids for w in names]
+    if long := [name for name, p in zip(names, pieces, strict=True) if len(p) > 1]:
+        raise ValueError(f"class name {long[0]!r} is several tokens; give one word for each class")
+    class_ids = torch.tensor(pieces)[:, 0]
     means = torch.stack([features[data.labels == c].mean(0) for c in range(len(class_ids))])
     table = text_encoder.get_input_embeddings().weight
     with torch.no_grad():
@@ -361,7 +439,7 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
     class_ids = class_ids.to(device)
     table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))  # class words stay put
     latents, features = encode(pipeline, data.images).to(device), features.to(device)
-    prompts = [[prompt_tokens(tokenizer, t, w) for w in shapes.ID_SHAPES] for t in TEMPLATES]
+    prompts = [[prompt_tokens(tokenizer, t, w) for w in names] for t in TEMPLATES]
     ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts]).to(device)
     slots = torch.tensor([[position for _, position in row] for row in prompts], device=device)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0].to(device)
@@ -377,8 +455,12 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
     rows = torch.arange(settings.batch_size, device=device)
     generator = generator_for(settings.seed, "unet batches")
     n = settings.batch_size
-    bar = tqdm(range(settings.unet_steps), desc="diffusion")
-    running = None
+    parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
+             "generator": generator}  # fmt: skip
+    keeper = Keeper(unfinished(out, "unet"), parts, _belongs_to(settings, source))
+    saved = keeper.restore() or {"steps": 0, "loss": None}
+    running = saved["loss"]
+    bar = tqdm(range(saved["steps"], settings.unet_steps), desc="diffusion")
     for step in bar:
         pick = torch.randint(len(data), (n,), generator=generator).to(device)
         template = torch.randint(len(TEMPLATES), (n,), generator=generator).to(device)
@@ -411,12 +493,14 @@ def train_unet(settings: PretrainSettings, out: Path, device: str = "cpu") -> di
         if (step + 1) % 1000 == 0 or step + 1 == settings.unet_steps:
             _save_half(pipeline, average.module, out / "pipeline")
         running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        if (step + 1) % KEEP_EVERY == 0 or step + 1 == settings.unet_steps:
+            keeper.save({"steps": step + 1, "loss": running})
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.4f}")
     return {
         "loss": running,
         "seconds": round(time.perf_counter() - started),
-        **recognised(out, Teacher.from_pretrained(out / "teacher")),
+        **recognised(out, Teacher.from_pretrained(out / "teacher"), source),
     }
 
 
@@ -428,30 +512,42 @@ def _save_half(pipeline, weights: nn.ModuleList, folder: Path) -> None:  # noqa:
     half.to(torch.float16).save_pretrained(folder)
 
 
-def recognised(folder: Path, teacher: Teacher, *, each: int = 30, guidance: float = 7.5) -> dict:
-    """Share of samples from plain prompts that classifiers of real shapes name as they were asked.
+def recognised(
+    folder: Path, teacher: Teacher, source: Source, *, each: int = 30, guidance: float = 7.5
+) -> dict:
+    """Share of samples from plain prompts that classifiers of real images name as they were asked.
 
-    Two judges: the teacher, and a ResNet-18 trained on the benchmark with cross-entropy alone,
-    which has no part in the diffusion model.
+    The judges are the teacher and, of shapes, a ResNet-18 trained on the benchmark with
+    cross-entropy alone, which has no part in the diffusion model.
     """
     pipeline = load_pipeline(folder / "pipeline")
-    names = shapes.ID_SHAPES
+    names = source.class_names
     words = word_embeddings(pipeline, names).repeat_interleave(each, 0)
     latents = synthesise(pipeline, words, names, steps=20, guidance=guidance)
     images, asked = decode(pipeline, latents), torch.arange(len(names)).repeat_interleave(each)
-    materials = Materials(get_preset("shapes"), 0)
-    materials.teacher = teacher
-    _, judge = train_one("ce", materials)
 
     def share(logits: Tensor) -> float:
         return round((logits.argmax(1) == asked).float().mean().item(), 4)
 
-    return {
-        "named_right_by_teacher": share(teacher(images).logits),
-        "named_right_by_resnet": share(predict(judge, images)[0]),
-        "samples": len(asked),
-        "guidance": guidance,
-    }
+    found = {"named_right_by_teacher": share(teacher(images).logits)}
+    if source.name == "shapes":
+        materials = Materials(get_preset("shapes"), 0)
+        materials.teacher = teacher
+        _, judge = train_one("ce", materials)
+        found["named_right_by_resnet"] = share(predict(judge, images)[0])
+    return {**found, "samples": len(asked), "guidance": guidance}
+
+
+# --- interruption -----------------------------------------------------------------------------
+
+
+def unfinished(out: Path, part: str) -> Path:
+    """Where an unfinished training keeps its state, to go on from after an interruption."""
+    return out / f"unfinished-{part}.safetensors"
+
+
+def _belongs_to(settings: PretrainSettings, source: Source) -> dict:
+    return {**asdict(settings), "source": source.name, "images": len(source.images)}
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -462,6 +558,14 @@ PARTS = {
     "autoencoder": train_vae,
     "unet": train_unet,
 }
+
+
+def forget_hashes(folder: Path) -> None:
+    """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
+    path = folder / "manifest.json"
+    if path.exists():
+        manifest = json.loads(path.read_text()) | {"sha256": {}}
+        write_atomically(path, lambda p: p.write_text(json.dumps(manifest, indent=1)))
 
 
 def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured: dict) -> None:
@@ -500,18 +604,28 @@ def main(argv: list[str] | None = None) -> int:
     """Train one part and save it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m oal_lite.pretrain", description=__doc__)
     parser.add_argument("part", choices=["teacher", "diffusion", "autoencoder", "unet"])
-    parser.add_argument("--out", type=Path, default=ASSETS, help="default: the shipped folder")
+    parser.add_argument("--preset", default="shapes", help="shapes (default) or cifar10")
+    parser.add_argument("--data-root", help="folder of real images in OpenOOD v1.5's layout")
+    parser.add_argument(
+        "--out", type=Path, help="default: the shipped folder for shapes, else models/PRESET"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change a field of PretrainSettings, for example --set unet_steps=40000",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
-    settings = replace(PretrainSettings(), **dict(map(_setting, arguments.set)))
+    changes = dict(map(_setting, arguments.set))
+    settings = replace(SETTINGS.get(arguments.preset, PretrainSettings()), **changes)
+    source = source_for(arguments.preset, settings, arguments.data_root)
+    shipped = arguments.preset == "shapes"
+    out = arguments.out or (ASSETS if shipped else Path("models") / arguments.preset)
     parts = ["autoencoder", "unet"] if arguments.part == "diffusion" else [arguments.part]
     for part in parts:
-        measured = PARTS[part](settings, arguments.out, arguments.device)
-        write_manifest(arguments.out, part, settings, measured)
+        forget_hashes(out)
+        measured = PARTS[part](settings, out, arguments.device, source)
+        unfinished(out, part).unlink(missing_ok=True)
+        write_manifest(out, part, settings, {"trained_on": source.name, **measured})
         sys.stdout.write(json.dumps({part: measured}, indent=1) + "\n")
     return 0
 

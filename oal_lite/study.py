@@ -467,9 +467,8 @@ def _portable(preset: Preset) -> dict:
     """Settings as plain data; folders of this package by their place in it."""
     root = str(Path(__file__).parent)
     inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
-    if (
-        preset.benchmark in openood.LAYOUTS and preset.data_root is not None
-    ):  # what lies there counts, not where it lies
+    # Of real images it counts what they are, not where they lie.
+    if preset.benchmark in openood.LAYOUTS and preset.data_root is not None:
         inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
     return asdict(replace(preset, **inside, download=False))
 

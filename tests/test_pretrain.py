@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from test_openood import make_root
 
 from oal_lite import pretrain
 from oal_lite.diffusion_outliers import load_pipeline, synthesise, word_embeddings
@@ -70,3 +71,73 @@ def test_a_wrong_setting_is_refused(assignment):
 def test_no_file_names_a_folder_of_this_machine(made):
     for path in made.rglob("*.json"):
         assert str(made) not in path.read_text(), path
+
+
+# --- interruption, and real images -------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+def command(part, folder, *more):
+    settings = [a for s in (*TINY[:2], "teacher_steps=4", "vae_steps=4", "unet_steps=4")
+                for a in ("--set", s)]  # fmt: skip
+    return pretrain.main([part, "--out", str(folder), *settings, *more])
+
+
+def weights_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+
+
+def test_an_interrupted_pretraining_goes_on_bit_equal(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "recognised", lambda *_: {})
+    monkeypatch.setattr(pretrain, "KEEP_EVERY", 2)
+    for part in ("teacher", "diffusion"):
+        command(part, tmp_path / "whole")
+
+    save, saves = pretrain.Keeper.save, []
+
+    def save_and_stop(self, progress):
+        save(self, progress)
+        saves.append(progress["steps"])
+        if progress["steps"] == 2:
+            raise Stop
+
+    monkeypatch.setattr(pretrain.Keeper, "save", save_and_stop)
+    for part in ("teacher", "autoencoder", "unet"):
+        with pytest.raises(Stop):
+            command(part, tmp_path / "parts")
+        command(part, tmp_path / "parts")
+    assert saves == [2, 4] * 3, "a step was repeated or left out"
+    assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
+    assert not list(tmp_path.rglob("unfinished*"))
+
+
+def test_models_of_cifar10_are_trained_from_its_images_alone(tmp_path, monkeypatch):
+    root = make_root(tmp_path / "data", each=4, ood=("cifar100",))
+    monkeypatch.setattr(pretrain, "recognised", lambda *_: {})
+    small = ["--set", "teacher_width=8", "--set", "vae_width=8", "--set", "unet_width=80"]
+    more = ["--preset", "cifar10", "--data-root", str(root), *small]
+    for part in ("teacher", "diffusion"):
+        with pytest.warns(UserWarning, match="averages leave them out"):
+            command(part, tmp_path / "m", *more)
+    teacher = Teacher.from_pretrained(tmp_path / "m/teacher")
+    pipeline = load_pipeline(tmp_path / "m/pipeline")
+    assert teacher.feature_dim == 32 and teacher.model.config.id2label[9] == "truck"
+    assert synthesise(pipeline, torch.randn(1, 32), "truck", steps=1).shape == (1, 4, 8, 8)
+    manifest = json.loads((tmp_path / "m/manifest.json").read_text())
+    assert manifest["unet"]["measured"]["trained_on"] == "cifar10"
+
+
+def test_pretraining_for_an_unknown_preset_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no pretraining for preset 'imagenet200'; choose one of"):
+        command("teacher", tmp_path, "--preset", "imagenet200")
+    with pytest.raises(ValueError, match="cifar10 is read from files"):
+        command("teacher", tmp_path, "--preset", "cifar10")
+
+
+def test_hashes_of_models_that_are_trained_anew_are_forgotten_first(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"sha256": {"teacher/x": "1"}, "teacher": {}}')
+    pretrain.forget_hashes(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"sha256": {}, "teacher": {}}

@@ -56,6 +56,13 @@ def test_the_tiny_models_have_the_full_shapes(tiny, no_network):
     assert decode(pipeline, latents, size=32).shape == (1, 3, 32, 32)
 
 
+def test_the_shipped_models_load_without_the_network(no_network, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # it is no setting that keeps them from asking
+    shapes = get_preset("shapes")
+    assert Teacher.from_pretrained(shapes.teacher).feature_dim == 128
+    assert load_pipeline(shapes.pipeline).unet.config.sample_size == 8
+
+
 def test_decoding_in_batches_of_any_size_gives_the_same_images(tiny_pipeline):
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = decode(tiny_pipeline, latents)
