@@ -62,6 +62,7 @@ def test_samples_from_plain_words_are_named_as_they_were_asked(teacher, pipeline
     images = decode(pipeline, synthesise(pipeline, words, ID_SHAPES, steps=20))
     asked = torch.arange(10).repeat_interleave(12)
     share = (teacher(images).logits.argmax(1) == asked).float().mean()
-    expected = manifest["diffusion"]["measured"]["unet"]["named_right_by_teacher"]
-    assert expected > 0.7  # the aim is 0.9, see the README
+    measured = manifest["unet"]["measured"]
+    expected = measured["named_right_by_teacher"]
+    assert min(expected, measured["named_right_by_resnet"]) >= 0.9
     assert abs(share - expected) < 3 * (expected * (1 - expected) / 120) ** 0.5
