@@ -131,27 +131,43 @@ def undefeated(
     spread = (1 + lengths) * error
     low, high = (squares - spread).clamp_min(0).sqrt(), (squares + spread).clamp_min(0).sqrt()
 
-    def by_contest(values: Tensor) -> Tensor:  # (r s, b) to (contests, competitors)
-        return contests(values.view(r, s, b).mT, selection).reshape(r * b, s)
-
-    flat = torch.arange(r * s * b, device=z.device).view(r * s, b)
-    guess = (gram.mean(1) + drift.mean(1, keepdim=True)) / high
-    likely = by_contest(guess).topk(min(s, 3 * keep), largest=False).indices
-    probes = by_contest(flat).gather(1, likely).flatten()
-    parts = probes.split(rows_at_once(8 * n))
+    guess = ((gram.mean(1) + drift.mean(1, keepdim=True)) / high).float()
+    races = contests(guess.view(r, s, b).mT, selection).reshape(r * b, s)
+    likely = races.topk(min(s, 3 * keep), largest=False).indices.view(r, b, -1)
+    probes = _candidate(likely, b, s, selection)
+    parts = probes.flatten().split(rows_at_once(8 * n))
     tops = torch.cat([kth_largest(drift[i // b] + gram[i % b], k) for i in parts])
-    tops = tops + error[probes // b, 0]
+    tops = tops.view_as(probes) + error[probes // b, 0]
     upper = tops / torch.where(tops > 0, low.flatten()[probes], high.flatten()[probes])
-    marks = upper.clamp_max(1).view(r * b, -1).topk(keep, largest=False).values.amax(1)
+    marks = upper.clamp_max(1).topk(keep, largest=False).values.amax(2)
 
-    mark = torch.empty_like(squares)
-    mark.view(-1)[by_contest(flat).flatten()] = marks.repeat_interleave(s)
+    mark = marks[:, _contest(b, s, selection, z.device)].view(r * s, b)
     line = mark * torch.where(mark > 0, high, low) + error
-    alive = flat[fewer_than(k, gram, drift, line.float())]
+    (alive,) = fewer_than(k, gram, drift, line.float()).flatten().nonzero(as_tuple=True)
     vectors = points[alive % b] + sigma * noise[alive // b].double()
     distances = z.new_full((r * s * b,), -torch.inf)
     distances[alive] = 2 - 2 * kth_cosine(vectors, z, k)
     return distances.view(r, s, b).mT
+
+
+def _contest(b: int, s: int, selection: str, device: torch.device) -> Int[Tensor, "s b"]:
+    """In which contest of its round each candidate runs; see `contests`."""
+    points, noises = torch.arange(b, device=device), torch.arange(s, device=device)
+    if selection == "farthest":
+        return points.expand(s, b)
+    return (points * s + noises[:, None]) % b
+
+
+def _candidate(
+    positions: Int[Tensor, "r b p"], b: int, s: int, selection: str
+) -> Int[Tensor, "r b p"]:
+    """Index, among all r s b candidates, of positions in the contests of each round."""
+    rounds, races = (torch.arange(x, device=positions.device) for x in positions.shape[:2])
+    points, noises = races[:, None], positions
+    if selection != "farthest":
+        flat = positions * b + races[:, None]
+        points, noises = flat // s, flat % s
+    return (rounds[:, None, None] * s + noises) * b + points
 
 
 def fewer_than(

@@ -6,29 +6,45 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object], times: int = 1) -> float:
+    """Wall clock of one call, the mean over so many."""
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - started) / times
+
+
+def cpu_seconds(call: Callable[[], object], times: int = 1) -> float:
+    """Time that all threads of this process computed; waiting for a busy core does not count."""
+    started = time.process_time()
+    for _ in range(times):
+        call()
+    return (time.process_time() - started) / times
 
 
 def compare(plain: Callable, fast: Callable, *, repeats: int) -> dict:
     """Time both in turn, so that a change of the machine's load meets both; medians.
 
-    The ratio is the median of the ratios of neighbours, and comes with its extremes.
+    The fast form is called so often in its turn that it meets as much of the load: a short call
+    slips between two interruptions. The ratio is the median of the ratios of neighbours, and
+    comes with its extremes; `cpu_ratio` is that of the time computed, once, load or no load.
     """
     plain(), fast()  # memory, compiled loops and lazy imports are paid for before
-    pairs = [(seconds(plain), seconds(fast)) for _ in range(repeats)]
+    turn = min(cpu_seconds(plain), 1.0)
+    times = max(1, min(1000, round(turn / max(cpu_seconds(fast), 1e-6))))
+    pairs = [(seconds(plain), seconds(fast, times)) for _ in range(repeats)]
     ratios = [p / f for p, f in pairs]
     return {
         "plain_seconds": statistics.median(p for p, _ in pairs),
         "fast_seconds": statistics.median(f for _, f in pairs),
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "cpu_ratio": cpu_seconds(plain) / cpu_seconds(fast, times),
         "repeats": repeats,
         "load": os.getloadavg()[0],
     }
@@ -47,5 +63,29 @@ def scaling(sizes: Sequence[int], prepare: Callable[[int], Callable], *, repeats
 
 def run_python(code: str) -> str:
     """What a fresh Python process prints; the process reads the package of this checkout."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, here))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     return done.stdout.strip()
+
+
+def memory_now() -> float:
+    """Resident memory of this process in MB; from here on its peak is recorded anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def memory_peak() -> float:
+    """Largest resident memory in MB since `memory_now`.
+
+    Not `getrusage`: its peak is handed on to a child process and never falls.
+    """
+    return _memory("VmHWM")
+
+
+def _memory(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith(field)]
+    return int(kilobytes) / 1024
