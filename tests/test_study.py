@@ -14,9 +14,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from oal_lite import report, study
-from oal_lite.diffusion_outliers import word_embeddings
+from oal_lite.diffusion_outliers import encode, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.metrics import detection_metrics
+from oal_lite.recipes import ARMS as ARM_TABLE
 from oal_lite.study import Materials, Run, run_path, spread_over_classes
 
 ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
@@ -252,6 +253,50 @@ def test_the_noise_control_imitates_the_farthest_outliers(materials):
     assert torch.equal(noise.latent_classes, real.latent_classes)
     assert abs(noise.latents.std() / real.latents.std() - 1) < 0.1
     assert not torch.equal(noise.latents, real.latents)
+
+
+@pytest.mark.parametrize("arm", ["oe-pixels-matched", "oe-real", "oal"])
+def test_arms_that_need_more_images_get_them(arm, materials):
+    run, _ = study.train_one(arm, materials, device="cpu")
+    assert run.record["recipe"]["exposure"] == ARM_TABLE[arm].exposure
+    extra = {
+        # 30 decoded outliers and 100 decoded ID images of 32 px with their labels
+        "oe-pixels-matched": (30 + 100) * 3 * 32 * 32 + 100 * 8,
+        "oe-real": 6 * 10 * 3 * 32 * 32,  # six validation sets of ten images
+        "oal": (30 + 100) * 4 * 8 * 8 * 4 + 100 * 8,  # the same as latents in single precision
+    }
+    assert run.record["extra_mb"] == pytest.approx(extra[arm] / 1e6, abs=5e-4)
+
+
+def test_encoded_id_images_are_those_of_the_training_set(materials):
+    made = materials.autoencoded(decoded=True)
+    train = materials.benchmark.train
+    assert torch.equal(made.labels, train.labels) and made.images.shape == train.images.shape
+    assert_close(
+        made.latents[7:9], encode(materials.pipeline, train.images[7:9]), atol=1e-4, rtol=0
+    )
+    again = materials.autoencoded(decoded=False)
+    assert again.images is None and again.latents is made.latents
+
+
+def test_without_alignment_outliers_keep_lengths_and_angles_and_lose_their_direction(tiny_preset):
+    vectors = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    turned = []
+    for aligned in (True, False):
+        diffusion = replace(tiny_preset.diffusion, aligned=aligned)
+        turned.append(Materials(replace(tiny_preset, diffusion=diffusion), 0)._as_tokens(vectors))
+    assert torch.equal(turned[0], vectors)
+    assert_close(turned[1] @ turned[1].T, vectors @ vectors.T, atol=1e-4, rtol=1e-4)
+    assert torch.cosine_similarity(turned[1], vectors).abs().max() < 0.7
+
+
+def test_the_start_is_shared_by_settings_that_it_cannot_feel(finished, tiny_preset, monkeypatch):
+    monkeypatch.setattr(study, "fit", refuse)
+    changed = replace(tiny_preset, knn=replace(tiny_preset.knn, sigma=0.9))
+    assert Materials(changed, 0, runs=finished[0]).start.keys()
+    longer = replace(tiny_preset, train=replace(tiny_preset.train, start_lr=0.2))
+    with pytest.raises(AssertionError, match="should have been read"):
+        Materials(longer, 0, runs=finished[0]).start  # noqa: B018
 
 
 def test_id_features_are_of_the_first_images_of_each_class(materials, tiny_preset):
