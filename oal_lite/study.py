@@ -42,8 +42,8 @@ RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a r
 GROUPS = ("near", "far", "validation")
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
-    "__main__.py", "ablations.py", "claims.py", "costs.py", "maps.py", "notebooks.py", "plots.py",
-    "report.py", "study_command.py",
+    "__main__.py", "ablations.py", "budget.py", "claims.py", "contrastive_bounds.py", "costs.py",
+    "maps.py", "notebooks.py", "plots.py", "pretrain.py", "report.py", "study_command.py",
 )  # fmt: skip
 
 
@@ -254,10 +254,14 @@ class Materials:
         made = self._kept(
             "id-latents", lambda: self._timed(
                 "encoding", f"autoencoder: {len(images):,} training images encoded",
-                lambda: {"latents": encode(self.pipeline, images)},
+                lambda: {"latents": encode(self.pipeline, images, batch_size=self._batch)},
             ), ("knn", "diffusion", "train", "weights"),
         )  # fmt: skip
         return made["latents"]
+
+    @property
+    def _batch(self) -> int:
+        return self.preset.diffusion.batch_size
 
     def autoencoded(self, *, decoded: bool) -> Autoencoded:
         """The training images encoded and, where asked, decoded again."""
@@ -265,7 +269,10 @@ class Materials:
         if decoded:
             images = self._timed(
                 "decoding (ID images)", "autoencoder: training images decoded again",
-                lambda: decode(self.pipeline, self.id_latents),
+                lambda: decode(
+                    self.pipeline, self.id_latents, batch_size=self._batch,
+                    size=self.benchmark.image_size,
+                ),
             )  # fmt: skip
         return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
 
@@ -435,6 +442,8 @@ def train_one(
     if arm.exposure in ("matched", "latent"):
         autoencoded = materials.autoencoded(decoded=arm.exposure == "matched")
     elif arm.exposure == "real":
+        if not benchmark.validation_ood:
+            raise ValueError(f"{arm_name} trains on validation-OOD images, and there are none here")
         real = torch.cat([s.images for s in benchmark.validation_ood.values()])
     student = materials.student()
     student.load_state_dict(materials.start)
