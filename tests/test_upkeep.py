@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from oal_lite import claims
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -58,8 +60,9 @@ def test_every_picture_and_notebook_that_the_readme_names_is_there():
         assert (ROOT / target).exists(), target
 
 
-def test_the_readme_table_is_the_one_in_its_results_file():
-    results = json.loads((ROOT / "figures" / "seeds" / "results.json").read_text())
+def test_the_readme_tables_are_those_of_the_study():
+    study = json.loads((ROOT / "figures" / "study.json").read_text())
     readme = (ROOT / "README.md").read_text()
-    for row in results["markdown"].splitlines():
+    table, caption, *_ = study["markdown"].split("\n\n")
+    for row in [*table.splitlines(), caption, *claims.markdown(study).splitlines()]:
         assert row in readme

@@ -84,7 +84,7 @@ def threshold_panel(
         cells = confusion_at(ids, ood, threshold, positive)
         figure = Figure(figsize=(10, 3.4))
         axes = figure.subplots(1, 3, width_ratios=[1.5, 1, 0.9])
-        figure.subplots_adjust(left=0.07, right=0.99, bottom=0.17, top=0.86, wspace=0.28)
+        figure.subplots_adjust(left=0.07, right=0.96, bottom=0.17, top=0.86, wspace=0.28)
         _histograms(axes[0], ids, ood, names, threshold, stars[positive])
         point = cells.rates(positive)
         mark = confusion_at(ids, ood, stars[positive], positive).rates(positive)
