@@ -48,15 +48,14 @@ def ten_rounds(features, selection):
     )[0]
 
 
-@pytest.mark.parametrize("selection", ["farthest", "as_released"])
-def bench_ten_rounds_of_a_class(keep_ratio, selection):
-    features = class_features(500, 768)
+def bench_ten_rounds_of_a_class(keep_ratio):
+    features, selection = class_features(500, 768), "farthest"
     exact = ten_rounds_plain(features[:, :96].double(), selection)
     torch.testing.assert_close(
         ten_rounds(features[:, :96], selection).double(), exact, atol=1e-6, rtol=0
     )
     keep_ratio(
-        f"k-NN, 10 rounds ({selection})",
+        "k-NN, 10 rounds (a class of the preset)",
         lambda: ten_rounds_plain(features, selection),
         lambda: ten_rounds(features, selection),
         repeats=3, target=50,
@@ -64,18 +63,19 @@ def bench_ten_rounds_of_a_class(keep_ratio, selection):
     )  # fmt: skip
 
 
-def bench_one_round_alone(keep_ratio):
-    features = class_features(500, 768)
-    exact = sample_outliers_plain(features.double(), **SIZES, generator=seeded())
-    fast = sample_outliers(features, **SIZES, generator=seeded())
+@pytest.mark.parametrize("selection", ["farthest", "as_released"])
+def bench_one_round_alone(keep_ratio, selection):
+    features, how = class_features(500, 768), SIZES | dict(selection=selection)
+    exact = sample_outliers_plain(features.double(), **how, generator=seeded())
+    fast = sample_outliers(features, **how, generator=seeded())
     torch.testing.assert_close(fast.double(), exact, atol=1e-6, rtol=0)
     keep_ratio(
-        "k-NN, 1 round",
-        lambda: sample_outliers_plain(features, **SIZES, generator=seeded()),
-        lambda: sample_outliers(features, **SIZES, generator=seeded()),
-        repeats=5, target=50,
-        against="the same; here the boundary, found once a class, weighs as much as in 1 round",
-    )  # fmt: skip
+        f"k-NN, 1 round ({selection})",
+        lambda: sample_outliers_plain(features, **how, generator=seeded()),
+        lambda: sample_outliers(features, **how, generator=seeded()),
+        repeats=5,
+        against="the same, but the boundary is found for one round alone",
+    )
 
 
 def plain_with_numpys_selection(features):

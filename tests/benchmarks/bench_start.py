@@ -4,7 +4,7 @@ import statistics
 import subprocess
 import sys
 
-from measure import run_python, seconds
+from measure import run_python, timed
 
 IMPORT = "import time; a = time.perf_counter(); import {}; print(time.perf_counter() - a)"
 
@@ -21,7 +21,7 @@ def bench_import(findings):
 def bench_help(findings):
     help_ = [sys.executable, "-m", "oal_lite", "--help"]
     found = statistics.median(
-        seconds(lambda: subprocess.run(help_, capture_output=True, check=True)) for _ in range(5)
+        timed(lambda: subprocess.run(help_, capture_output=True, check=True))[0] for _ in range(5)
     )
     findings["limits"]["python -m oal_lite --help, s"] = {"value": found, "limit": 2}
 
@@ -29,5 +29,5 @@ def bench_help(findings):
 def bench_quick(findings, tmp_path):
     command = [sys.executable, "-m", "oal_lite", "--quick", "--device", "cpu"]
     command += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    found = seconds(lambda: subprocess.run(command, capture_output=True, check=True))
+    found, _ = timed(lambda: subprocess.run(command, capture_output=True, check=True))
     findings["limits"]["python -m oal_lite --quick, s"] = {"value": found, "limit": 60}

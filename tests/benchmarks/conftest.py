@@ -18,8 +18,8 @@ FIGURES = Path(os.environ.get("OAL_LITE_BENCH_OUT", Path(__file__).parents[2] / 
 
 @pytest.fixture(scope="session")
 def findings():
-    """Three tables to fill: ratios, single values with their limit, and scaling."""
-    found = {"ratios": {}, "limits": {}, "scaling": {}}
+    """Tables to fill: ratios, single values with their limit, scaling, and what samplers do."""
+    found = {"ratios": {}, "limits": {}, "scaling": {}, "samplers": {}}
     yield found
     from picture import draw
 
@@ -38,11 +38,12 @@ def findings():
 
 
 @pytest.fixture
-def keep_ratio(findings, benchmark, record_property):
+def keep_ratio(findings, benchmark):
     """Time plain against fast, keep it under a name, and let pytest-benchmark show the fast one."""
     from measure import compare
 
     def keep(name, plain, fast, *, repeats, against, target=None):
+        """The findings of one comparison; target is what the project asks for, if it does."""
         found = compare(plain, fast, repeats=repeats)
         findings["ratios"][name] = {**found, "against": against, "target": target}
         benchmark.extra_info.update(ratio=round(found["ratio"], 1), load=found["load"])

@@ -11,40 +11,33 @@ from pathlib import Path
 import numpy as np
 
 
-def seconds(call: Callable[[], object], times: int = 1) -> float:
-    """Wall clock of one call, the mean over so many."""
-    started = time.perf_counter()
+def timed(call: Callable[[], object], times: int = 1) -> tuple[float, float]:
+    """Seconds of one call, the mean over so many: by the clock, and computed by all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
         call()
-    return (time.perf_counter() - started) / times
-
-
-def cpu_seconds(call: Callable[[], object], times: int = 1) -> float:
-    """Time that all threads of this process computed; waiting for a busy core does not count."""
-    started = time.process_time()
-    for _ in range(times):
-        call()
-    return (time.process_time() - started) / times
+    return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
 
 
 def compare(plain: Callable, fast: Callable, *, repeats: int) -> dict:
     """Time both in turn, so that a change of the machine's load meets both; medians.
 
-    The fast form is called so often in its turn that it meets as much of the load: a short call
-    slips between two interruptions. The ratio is the median of the ratios of neighbours, and
-    comes with its extremes; `cpu_ratio` is that of the time computed, once, load or no load.
+    In its turn the fast form is called as often as fits into one call of the plain one (a second
+    at most): a single short call would slip between two interruptions of a busy machine. The
+    ratio is the median of the ratios of neighbours, and comes with its extremes; `cpu_ratio` is
+    that of the time computed, on which load has no hold.
     """
-    plain(), fast()  # memory, compiled loops and lazy imports are paid for before
-    turn = min(cpu_seconds(plain), 1.0)
-    times = max(1, min(1000, round(turn / max(cpu_seconds(fast), 1e-6))))
-    pairs = [(seconds(plain), seconds(fast, times)) for _ in range(repeats)]
-    ratios = [p / f for p, f in pairs]
+    _, plain_cpu = timed(plain)  # memory, compiled loops and lazy imports are paid for here
+    timed(fast)
+    times = round(min(plain_cpu, 1.0) / max(timed(fast)[1], 1e-6))
+    pairs = [(timed(plain), timed(fast, max(1, min(1000, times)))) for _ in range(repeats)]
+    ratios = [p[0] / f[0] for p, f in pairs]
     return {
-        "plain_seconds": statistics.median(p for p, _ in pairs),
-        "fast_seconds": statistics.median(f for _, f in pairs),
+        "plain_seconds": statistics.median(p[0] for p, _ in pairs),
+        "fast_seconds": statistics.median(f[0] for _, f in pairs),
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "cpu_ratio": cpu_seconds(plain) / cpu_seconds(fast, times),
+        "cpu_ratio": statistics.median(p[1] / f[1] for p, f in pairs),
         "repeats": repeats,
         "load": os.getloadavg()[0],
     }
@@ -55,7 +48,7 @@ def scaling(sizes: Sequence[int], prepare: Callable[[int], Callable], *, repeats
     calls = [prepare(size) for size in sizes]
     for call in calls:
         call()
-    turns = [[seconds(call) for call in calls] for _ in range(repeats)]
+    turns = [[timed(call)[0] for call in calls] for _ in range(repeats)]
     medians = [statistics.median(turn) for turn in zip(*turns, strict=True)]
     exponent = np.polyfit(np.log(sizes), np.log(medians), 1)[0]
     return {"sizes": list(sizes), "seconds": medians, "exponent": float(exponent)}

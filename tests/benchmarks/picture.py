@@ -8,7 +8,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 def draw(found: dict) -> Figure:
     """Draw what `performance.json` holds."""
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    figure = Figure(figsize=(13.5, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _ratios(left, found["ratios"])
     _growth(right, found["scaling"])
@@ -27,15 +27,20 @@ def _ratios(ax, ratios):
     for y, name in enumerate(names):
         low, high = ratios[name]["ratio_range"]
         ax.plot([low, high], [y, y], color="black", lw=1)
-        ax.text(high * 1.08, y, f"{ratios[name]['ratio']:.3g}x", va="center", fontsize=9)
+        ax.text(high * 1.08, y, _times(ratios[name]["ratio"]), va="center", fontsize=9)
         if ratios[name]["target"]:
             ax.plot([ratios[name]["target"]] * 2, [y - 0.4, y + 0.4], color="#cc3311", lw=2)
     ax.plot([], [], color="#cc3311", lw=2, label="aim")
     ax.plot([], [], color="black", lw=1, label="range of the repeats")
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda x, position: f"{x:,.0f}")
     ax.set_xlim(1, max(values) * 4)
     ax.set_xlabel("times as fast as the plain form")
     ax.legend(fontsize=8, loc="lower right")
+
+
+def _times(ratio):
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
 
 
 def _growth(ax, scaling):
@@ -44,12 +49,14 @@ def _growth(ax, scaling):
         times = [t / s["seconds"][0] for t in s["seconds"]]
         ax.plot(
             relative, times, "osv^D*PX"[i % 8] + "-", ms=5, lw=1.2,
-            label=f"{name}, from {s['sizes'][0]}: exponent {s['exponent']:.2f}",
+            label=f"{name}, from {s['sizes'][0]}:\nexponent {s['exponent']:.2f}",
         )  # fmt: skip
     ends = [1, 8]
     ax.plot(ends, ends, ":", color="grey", label="in proportion (exponent 1)")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda x, position: f"{x:g}")
     ax.set_xlabel("size, over the smallest")
     ax.set_ylabel("time, over that of the smallest")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
