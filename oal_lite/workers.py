@@ -91,7 +91,10 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
     """
     waiting, running, done, started = list(tasks), {}, set(), {}
     # Not forked: a copy of a process whose libraries run threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    bars = os.environ.get("TQDM_DISABLE")
+    # Bars of several processes would write over each other; tqdm looks here when it is imported.
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         while waiting or running:
             ready = [t for t in waiting if done.issuperset(t.needs)]
@@ -107,10 +110,10 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
                 progress(f"{name}: done in {perf_counter() - started[name]:.0f} s")
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would write over each other
+        if bars is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = bars
 
 
 def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:
