@@ -60,13 +60,15 @@ class Materials:
         device: where teacher and diffusion model run.
         runs: folder where synthesised outliers are kept, and looked for; None keeps none.
         progress: called with a sentence before every stage that takes a while.
+        bars: show progress bars within the stages.
     """
 
     def __init__(
         self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
-        progress: Callable[[str], None] = log.info,
+        progress: Callable[[str], None] = log.info, bars: bool = True,
     ):  # fmt: skip
         self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
+        self.bars = bars
         self.runs = None if runs is None else Path(runs)
         self.seconds: dict[str, float] = {}
         self._outliers: dict[str, Outliers] = {}
@@ -145,7 +147,7 @@ class Materials:
         return self._timed(
             "teacher views", f"teacher: {n} views of {len(train):,} training images",
             lambda: draw_views(
-                train.images, train.labels, self.teacher, n_views=n, progress=True,
+                train.images, train.labels, self.teacher, n_views=n, progress=self.bars,
                 generator=generator_for(self.seed, "views"), cache=self._folder,
             ),
         )  # fmt: skip
@@ -177,7 +179,7 @@ class Materials:
         )
         features = self._timed(
             "ID features", f"teacher: ID features of {len(first):,} images",
-            lambda: self.teacher(subset(train.images, first), progress=True).features,
+            lambda: self.teacher(subset(train.images, first), progress=self.bars).features,
         )  # fmt: skip
         return features, train.labels[first]
 
@@ -197,7 +199,7 @@ class Materials:
                 student, nn.ModuleList([CrossEntropy()]), self._unseen_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
                 mixed_precision=self.preset.train.mixed_precision,
-                checkpoint=self.checkpoint("start"),
+                checkpoint=self.checkpoint("start"), progress=self.bars,
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
@@ -301,7 +303,8 @@ class Materials:
             f"k-NN outliers ({selection})", f"k-NN outliers: selection {selection!r}",
             lambda: sample_outliers_per_class(
                 features, labels, n_classes=len(names), selection=selection,
-                generator=generator_for(self.seed, "knn"), progress=True, **asdict(self.preset.knn),
+                generator=generator_for(self.seed, "knn"), progress=self.bars,
+                **asdict(self.preset.knn),
             ),
         )  # fmt: skip
         picks = spread_over_classes(
@@ -313,7 +316,7 @@ class Materials:
                 self.pipeline, self._as_tokens(vectors[picks]),
                 [names[c] for c in classes[picks].tolist()],
                 prompt=settings.prompt, steps=settings.steps, guidance=settings.guidance,
-                batch_size=settings.batch_size, progress=True,
+                batch_size=settings.batch_size, progress=self.bars,
                 generator=generator_for(self.seed, "latents", selection),
             ),
         )  # fmt: skip
@@ -425,7 +428,6 @@ def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str,
 
 def train_one(
     arm_name: str, materials: Materials, *, recipe: Arm | None = None, device: str | None = None,
-    progress: bool = True,
 ) -> tuple[Run, nn.Module]:  # fmt: skip
     """Train and score one student; the seed is that of the materials.
 
@@ -457,7 +459,7 @@ def train_one(
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
-        val=(benchmark.val.images, benchmark.val.labels), device=device, progress=progress,
+        val=(benchmark.val.images, benchmark.val.labels), device=device, progress=materials.bars,
         mixed_precision=preset.train.mixed_precision, checkpoint=materials.checkpoint(arm_name),
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
@@ -505,6 +507,7 @@ def run(
     fresh: bool = False,
     workers: int = 1,
     progress: Callable[[str], None] = log.info,
+    bars: bool = True,
 ) -> list[Run]:
     """Train every arm with every seed, or read the run if it is there already.
 
@@ -521,6 +524,7 @@ def run(
         workers: processes that train side by side (`workers`). In a script, more than one
             needs the guard `if __name__ == "__main__"`.
         progress: called with a sentence before every stage.
+        bars: show progress bars within the stages; those of several workers are left out.
 
     Raises:
         ValueError: for an unknown arm, before anything is trained.
@@ -541,7 +545,7 @@ def run(
         work(tasks, workers, progress)
         fresh = False
     for seed in seeds:
-        materials = Materials(preset, seed, device=device, runs=runs, progress=progress)
+        materials = Materials(preset, seed, device=device, runs=runs, progress=progress, bars=bars)
         for label, arm in arms.items():
             record_path = run_path(Path(runs), preset, label, seed, "json")
             scores_path = record_path.with_suffix(".safetensors")

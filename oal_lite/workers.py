@@ -91,10 +91,7 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
     """
     waiting, running, done, started = list(tasks), {}, set(), {}
     # Not forked: a copy of a process whose libraries run threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    bars = os.environ.get("TQDM_DISABLE")
-    # Bars of several processes would write over each other; tqdm looks here when it is imported.
-    os.environ["TQDM_DISABLE"] = "1"
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
     try:
         while waiting or running:
             ready = [t for t in waiting if done.issuperset(t.needs)]
@@ -110,16 +107,21 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
                 progress(f"{name}: done in {perf_counter() - started[name]:.0f} s")
     finally:
         pool.shutdown(cancel_futures=True)
-        if bars is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = bars
+
+
+def _begin() -> None:
+    """Bars of several processes would write over each other."""
+    import diffusers.utils
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()
 
 
 def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:
     from oal_lite.study import Materials
 
-    materials = Materials(preset, seed, device=device, runs=Path(runs))
+    materials = Materials(preset, seed, device=device, runs=Path(runs), bars=False)
     with one_thread_on_cpu(device):
         if what.startswith("outliers-"):
             materials.outliers(what.removeprefix("outliers-"))
@@ -132,4 +134,4 @@ def _train(
 ) -> None:
     from oal_lite.study import run
 
-    run(preset, {label: arm}, [seed], runs=runs, device=device, fresh=fresh)
+    run(preset, {label: arm}, [seed], runs=runs, device=device, fresh=fresh, bars=False)
