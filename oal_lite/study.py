@@ -471,7 +471,8 @@ def train_one(
         "extra_mb": round(sum(b.nbytes for t in terms for b in t.buffers(recurse=False)) / 1e6, 3),
         "missing": list(benchmark.missing),
     }  # fmt: skip
-    return Run(record, scores), student
+    # As it will be read from the disk again: no tuples.
+    return Run(json.loads(json.dumps(record)), scores), student
 
 
 def _portable(preset: Preset) -> dict:
