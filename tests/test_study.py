@@ -211,6 +211,7 @@ def test_a_run_can_be_repeated_from_its_seed_alone(finished, tiny_preset):
     assert_close(run.scores, expected.scores, atol=1e-4, rtol=1e-4)
     assert run.record["id_accuracy"] == expected.record["id_accuracy"]
     assert not student.training
+    assert json.loads(json.dumps(run.record)) == run.record  # the same when it is read again
 
 
 def test_a_metric_of_a_group_is_the_unweighted_mean_over_its_sets():
