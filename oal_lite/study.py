@@ -107,7 +107,11 @@ class Materials:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
                 write(Path(beside) / part)
-                (Path(beside) / part).rename(folder)
+                try:
+                    (Path(beside) / part).rename(folder)
+                except OSError:  # another process was first; what it wrote is the same
+                    if not folder.exists():
+                        raise
         return folder
 
     @cached_property
@@ -436,8 +440,14 @@ def train_one(
     Students of one seed start from the same weights and see the same views, whatever the arm, so
     that arms can be compared seed by seed.
     """
+    with one_thread_on_cpu(device or default_device()):
+        return _train_one(arm_name, materials, recipe or get_arm(arm_name), device)
+
+
+def _train_one(
+    arm_name: str, materials: Materials, arm: Arm, device: str | None
+) -> tuple[Run, nn.Module]:
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
-    arm = recipe or get_arm(arm_name)
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
     autoencoded = real = None
@@ -557,8 +567,7 @@ def run(
                 continue
             if fresh:
                 materials.forget_checkpoint(label)
-            with one_thread_on_cpu(device):
-                result, _ = train_one(label, materials, recipe=arm, device=device)
+            result, _ = train_one(label, materials, recipe=arm, device=device)
             # The record goes last: where it is, the run is whole.
             write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
             write_atomically(

@@ -110,12 +110,15 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
 
 
 def _begin() -> None:
-    """Bars of several processes would write over each other."""
+    """Bars of several processes would write over each other, and one warning is enough."""
+    import warnings
+
     import diffusers.utils
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*averages leave them out")  # the parent says it
 
 
 def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:
