@@ -10,9 +10,10 @@ import torch
 
 from oal_lite.claims import differences
 from oal_lite.files import write_atomically
+from oal_lite.materials import Materials
 from oal_lite.metrics import PairedTest, mean_interval
 from oal_lite.recipes import ARMS
-from oal_lite.study import Materials, Run
+from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
 
