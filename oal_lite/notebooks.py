@@ -1,4 +1,4 @@
-"""What every notebook carries: a Colab badge, a bootstrap cell for Colab, words for its pictures.
+"""What every notebook carries: Colab's badge and bootstrap, its time, words for its pictures.
 
     python -m oal_lite.notebooks notebooks/*.ipynb
 
@@ -17,6 +17,10 @@ REPOSITORY = "https://github.com/oal-lite/oal-lite"  # a placeholder until there
 BADGE_START = "[![Open in Colab]"
 BOOTSTRAP_TAG = "colab"
 LARGE = 60_000  # bytes of a picture
+# Seconds of a first pass in full size on 2 CPU cores, by notebook.
+SECONDS = {
+    "00": 207, "01": 20, "02": 25, "03": 44, "04": 193, "05": 35, "06": 251, "07": 165, "08": 15,
+}  # fmt: skip
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BOOTSTRAP = """\
@@ -50,6 +54,20 @@ def badge(path: str) -> str:
     return f"{BADGE_START}(https://colab.research.google.com/assets/colab-badge.svg)]({target})"
 
 
+def time_row(path: str) -> str:
+    """The head's row that says how long the notebook at `path` takes.
+
+    Raises:
+        ValueError: if the notebook has not been timed.
+    """
+    number = Path(path).name[:2]
+    if number not in SECONDS:
+        raise ValueError(f"{path}: time it, and write its seconds into SECONDS of {__name__}")
+    halves = -(-SECONDS[number] // 30)
+    minutes = "less than 1 minute" if halves <= 2 else f"{halves / 2:g} minutes"
+    return f"| Time | {minutes} on 2 CPU cores, measured; on a GPU not measured: none was at hand |"
+
+
 def bootstrap() -> str:
     """Source of the cell that makes a fresh Colab machine ready; it may be run any number of times.
 
@@ -59,7 +77,7 @@ def bootstrap() -> str:
 
 
 def equip(notebook, path: str):  # noqa: ANN001, ANN201
-    """Put badge and bootstrap into a notebook (of nbformat), or refresh them; it is changed.
+    """Put badge, bootstrap and time into a notebook (of nbformat), or refresh them; it is changed.
 
     The badge follows the title; the bootstrap cell follows the head block.
 
@@ -73,6 +91,7 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
     if not lines[0].startswith("# "):
         raise ValueError(f"{path}: the first cell should open with a title, '# ...'")
     rest = "\n".join(lines[1:]).lstrip("\n")
+    rest = re.sub(r"^\| Time \|.*$", lambda _: time_row(path), rest, flags=re.MULTILINE)
     head.source = f"{lines[0]}\n\n{badge(path)}\n\n{rest}"
     old = [c for c in notebook.cells if BOOTSTRAP_TAG in c.metadata.get("tags", [])]
     if old:
