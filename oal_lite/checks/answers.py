@@ -45,7 +45,7 @@ def exercise(check: Callable[..., str]) -> Callable[..., str]:
         except NotImplementedError as error:
             raise NotWritten(
                 "Not written yet: put your answer in the place of `raise NotImplementedError(...)` "
-                "and run the cell again. The hints are below."
+                "and run the cell again. Hints stand beside the exercise."
             ) from error
         except AssertionError as error:
             raise NotRight(str(error) or "your code raises an AssertionError") from error
