@@ -9,6 +9,7 @@ inserts or refreshes all of it, from the one address below. It is run on execute
 import base64
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from oal_lite.files import write_atomically
@@ -113,20 +114,21 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
 def tidy(notebook):  # noqa: ANN001, ANN201
     """Make an executed notebook fit to be kept; it is changed.
 
-    Widget views and progress bars go; they mean nothing without the kernel that drew them. So do
-    tracebacks, but for their last line: they hold paths of the machine that ran the notebook. Large
-    pictures are reduced to 256 colours. Every picture gets words for those who cannot see it: a
-    panel's own, or the sentence "What to see" that follows it.
+    Widget views and progress bars go; they mean nothing without the kernel that drew them. What was
+    printed in pieces becomes one piece, or pages would show a gap between two lines. Of a traceback
+    the last line stays: the rest holds paths of the machine that ran the notebook. Large pictures
+    are reduced to 256 colours. Every picture gets words for those who cannot see it: a panel's own,
+    or the sentence "What to see" that follows it.
     """
     notebook.metadata.pop("widgets", None)
     for i, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+        cell.outputs = _joined(o for o in cell.outputs if not _is_progress(o))
         following = notebook.cells[i + 1].source if i + 1 < len(notebook.cells) else ""
         for output in cell.outputs:
-            if output.output_type == "error":
+            if output.output_type == "error" and len(output.traceback) > 1:
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             data = output.get("data", {})
             data.pop(WIDGET_VIEW, None)
@@ -136,6 +138,17 @@ def tidy(notebook):  # noqa: ANN001, ANN201
                 output.metadata["image/png"] = {"alt": alt}
                 data["image/png"] = _smaller(data["image/png"])
     return notebook
+
+
+def _joined(outputs: Iterable) -> list:
+    """The outputs, with neighbouring pieces of one stream as one."""
+    kept: list = []
+    for output in outputs:
+        if kept and "text" in output and output.get("name") == kept[-1].get("name"):
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def _smaller(png: str) -> str:
