@@ -110,6 +110,8 @@ class TestNumberedNotebook:
         assert "## Now you can" in end
         asked = end.split("**Recap questions**")[1].split("<details>")[0]
         assert len(re.findall(r"^\d\. ", asked, re.M)) == 5
+        answers = end.split("<details><summary>Answers</summary>")[1]
+        assert re.findall(r"(?<![\d.])([1-5])\. ", answers) == list("12345")
 
     def test_has_18_to_60_cells(self, path):
         assert 18 <= len(load(path).cells) <= 60
@@ -142,7 +144,9 @@ class TestNumberedNotebook:
         assert all("NotImplementedError" in c.source for c in stubs)
         text = "\n".join(c.source for c in load(path).cells)
         assert text.count("<summary>Hint") >= 2 * len(stubs)
-        assert path.with_name("solutions").joinpath(f"{path.stem[:2]}_solutions.ipynb").exists()
+        solutions = f"solutions/{path.stem[:2]}_solutions.ipynb"
+        assert f"]({solutions})" in text
+        assert (path.parent / solutions).exists()
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
