@@ -8,6 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oal_lite.arguments import (
+    finite_loss,
+    need_finite,
+    need_floats,
+    need_number,
+    need_tensor,
+    need_whole,
+)
+
 
 def logit_kd(
     student_logits: Float[Tensor, "n c"],
@@ -33,6 +42,8 @@ def logit_kd(
     Source: Hinton et al., arXiv:1503.02531, section 2; the released OAL code's
     ``openood/trainers/oal_trainer.py``.
     """
+    need_floats(student_logits=student_logits, teacher_logits=teacher_logits)
+    need_number(temperature=temperature)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0: OAL uses 1, Hinton 2 to 20.")
     return temperature**2 * _kl(student_logits / temperature, teacher_logits / temperature)
@@ -78,6 +89,7 @@ class FeatureAdapter(nn.Module):
 
     def __init__(self, teacher_dim: int, student_dim: int) -> None:
         super().__init__()
+        need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
         if min(teacher_dim, student_dim) < 1:
             raise ValueError(
                 f"teacher_dim={teacher_dim} and student_dim={student_dim} must be at least 1."
@@ -102,6 +114,7 @@ class FeatureAdapter(nn.Module):
         Raises:
             ValueError: If the shape does not fit, or one image comes in training mode.
         """
+        need_tensor(teacher_features=teacher_features)
         shape = tuple(teacher_features.shape)
         if len(shape) != 2 or shape[1] != self.teacher_dim:
             raise ValueError(
@@ -113,18 +126,21 @@ class FeatureAdapter(nn.Module):
                 f"teacher_features has {shape[0]} row but batch statistics need 2 in training: "
                 "drop the short last batch, or call eval()."
             )
-        return self.layers(teacher_features)
+        need_finite(teacher_features=teacher_features)
+        return self.layers(teacher_features.to(self.layers[1].weight))
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    need_floats(student=student, teacher=teacher)
     if student.shape != teacher.shape or student.ndim != 2 or student.numel() == 0:
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must share one "
             "shape (n, d), n at least 1: feed both the same batch, and map features to one width."
         )
-    return F.kl_div(
+    loss = F.kl_div(
         student.log_softmax(dim=1),
         teacher.log_softmax(dim=1),
         reduction="batchmean",
         log_target=True,
     )
+    return finite_loss(loss, "the distillation loss")
