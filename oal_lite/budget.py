@@ -1,8 +1,7 @@
 """What a run will cost, before it is started: downloads, disk, arithmetic, minutes.
 
 FLOPs are counted (one multiply-add is 2 FLOP): the student's here, on tensors without numbers;
-ViT-B/16 35.1 GFLOP an image, Stable Diffusion v1's UNet 803 a sample and step and its decoder
-2,515 an image, in `reference/performance.md` of the project's design notes. Minutes are an
+those of ViT-B/16 and Stable Diffusion v1 once and for all, in `costs.COUNTED`. Minutes are an
 estimate, FLOPs over a stated share of the device's peak; they are not a measurement.
 """
 
@@ -11,11 +10,11 @@ from pathlib import Path
 import torch
 
 from oal_lite import openood, weights
+from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset
 from oal_lite.students import ResNet18
 
-GIGA, PETA = 1e9, 1e15
-TEACHER, UNET, DECODER = 35.1 * GIGA, 803 * GIGA, 2515 * GIGA  # FLOP an image, step, image
+PETA = 1e15
 # Peak of dense half-precision arithmetic in FLOP/s, from the maker's data sheets.
 PEAK = {"T4": 65e12, "A100": 312e12, "H200": 989e12}
 UTILISATION = 0.25  # assumed share of that peak; small students reach less on large GPUs
@@ -49,16 +48,18 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     n_train = min(n_train, preset.benchmark_sizes.get("n_train", n_train))
     n_scored = min(n_scored, 10 * preset.benchmark_sizes.get("n_ood", n_scored))
     s, d = preset.train, preset.diffusion
+    teacher = COUNTED["ViT-B/16, one image"]
+    unet, decoder = COUNTED["UNet, one sample, one step"], COUNTED["decoder, one latent"]
     forward, both = student_flop(preset, layout.crop, layout.n_classes)
     recipes = [get_arm(a) for a in arms]
     selections = {r.outliers for r in recipes if r.outliers}
     passes = sum(1 + bool(r.exposure) for r in recipes)  # outlier exposure doubles the batch
     guided = 2 if d.guidance > 1 else 1
     stages = {
-        "teacher on all views": n_train * s.n_views * TEACHER,
-        "teacher on ID features": preset.n_per_class * layout.n_classes * TEACHER,
-        "diffusion latents": len(selections) * d.n_latents * d.steps * guided * UNET,
-        "decoding": len(selections) * d.n_latents * DECODER,
+        "teacher on all views": n_train * s.n_views * teacher,
+        "teacher on ID features": preset.n_per_class * layout.n_classes * teacher,
+        "diffusion latents": len(selections) * d.n_latents * d.steps * guided * unet,
+        "decoding": len(selections) * d.n_latents * decoder,
         "student, common start": s.start_epochs * n_train * both,
         "student, arms": passes * s.epochs * n_train * both,
         "scoring": len(arms) * n_scored * forward,

@@ -113,7 +113,10 @@ TARGETS = (
 def differences(
     table: Table, arm: str, baseline: str, column: str, *, relative: bool = False
 ) -> PairedTest | None:
-    """Paired test of arm - baseline over the seeds that both have; None with fewer than two."""
+    """Paired test of arm - baseline over the seeds that both have.
+
+    None with fewer than two of them, or where a value is: no set of that group was at hand.
+    """
     if arm not in table or baseline not in table:
         return None
     ours, theirs = (
@@ -121,7 +124,7 @@ def differences(
         for a in (arm, baseline)
     )
     seeds = sorted(set(ours) & set(theirs))
-    if len(seeds) < 2:
+    if len(seeds) < 2 or None in [x[s] for x in (ours, theirs) for s in seeds]:
         return None
     unit = sum(theirs[s] for s in seeds) / len(seeds) if relative else 1.0
     return paired_test([ours[s] / unit for s in seeds], [theirs[s] / unit for s in seeds])

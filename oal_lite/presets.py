@@ -167,6 +167,9 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
             diffusion=replace(preset.diffusion, n_latents=60, steps=10),
             train=replace(preset.train, start_epochs=3, epochs=2, n_views=2),
         )
+    from oal_lite.openood import LAYOUTS
+
+    n_classes = LAYOUTS[preset.benchmark].n_classes
     return replace(
         preset,
         name=f"{name}-quick",
@@ -175,16 +178,12 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
         benchmark_sizes={"n_train": 300, "n_val": 50, "n_test": 100, "n_ood": 50},
         n_per_class=20,
         knn=replace(preset.knn, k=2, n_boundary=2, n_candidates=50, rounds=5),
-        diffusion=replace(preset.diffusion, n_latents=2 * _classes(preset), steps=2, batch_size=20),
+        diffusion=replace(preset.diffusion, n_latents=2 * n_classes, steps=2, batch_size=20),
         train=replace(
             preset.train, width=8, start_epochs=1, epochs=1, batch_size=50, n_views=1,
             mixed_precision="no",
         ),
     )  # fmt: skip
-
-
-def _classes(preset: Preset) -> int:
-    return {"cifar10": 10, "cifar100": 100, "imagenet200": 200}[preset.benchmark]
 
 
 def smoke() -> bool:

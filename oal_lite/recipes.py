@@ -42,7 +42,6 @@ from oal_lite.terms import (
     Micl,
     OutlierExposure,
     Reconstructions,
-    Step,  # noqa: F401  # whoever builds the terms of an arm needs it to call them
     Term,
 )
 

@@ -2,19 +2,23 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 import torch
 
+from oal_lite.claims import differences
 from oal_lite.files import write_atomically
-from oal_lite.metrics import mean_interval, paired_test
+from oal_lite.materials import Materials
+from oal_lite.metrics import PairedTest, mean_interval
 from oal_lite.recipes import ARMS
-from oal_lite.study import Materials, Run
+from oal_lite.study import Run
+
+Column = Callable[[Run], float | None]
 
 CONVENTION = "score: energy, high = OOD; OOD is the positive class; FPR95 as OpenOOD v1.5"
-COLUMNS = {
+COLUMNS: dict[str, Column] = {
     "ID acc": lambda r: r.record["id_accuracy"],
     "near AUROC": lambda r: r.metric("near", "auroc"),
     "near FPR95": lambda r: r.metric("near", "fpr95"),
@@ -56,24 +60,19 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
     A cell holds the mean difference, its 95 % interval and the p-value of a paired t-test (see
     `metrics.paired_test`). Only seeds that both arms have count; with fewer than two, no row.
     """
-    groups = {arm: {r.record["seed"]: r for r in runs} for arm, runs in by_arm(results).items()}
-    base = groups.pop(baseline, {})
-    lines = []
-    for arm, runs in groups.items():
-        seeds = sorted(set(runs) & set(base))
-        if len(seeds) < 2:
-            continue
-        cells = []
-        for column in COLUMNS.values():
-            ours, theirs = ([column(group[s]) for s in seeds] for group in (runs, base))
-            if None in (*ours, *theirs):
-                cells.append("–")
-                continue
-            test = paired_test(ours, theirs)
-            mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
-            cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] p={test.p_value:.2g}")
-        lines.append([f"{arm} − {baseline}", *cells])
+    table, lines = values(results), []
+    for arm in table:
+        tests = [differences(table, arm, baseline, column) for column in COLUMNS]
+        if arm != baseline and any(tests):
+            lines.append([f"{arm} − {baseline}", *map(_difference, tests)])
     return lines
+
+
+def _difference(test: PairedTest | None) -> str:
+    if test is None:
+        return "–"
+    mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] p={test.p_value:.2g}"
 
 
 def markdown_table(*lines: Sequence[str]) -> str:
@@ -83,15 +82,16 @@ def markdown_table(*lines: Sequence[str]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(results: Sequence[Run]) -> str:
-    """The tables in Markdown, with the convention below.
+def markdown(results: Sequence[Run], baselines: Sequence[str] = ()) -> str:
+    """The tables in Markdown, with the convention below the first.
 
-    From two seeds on, a second table holds the paired differences to `kd` (to `ce` without it).
+    From two seeds on, one more for each baseline holds the paired differences to it; without
+    baselines, that to `kd`, or to `ce` where there is no `kd`.
     """
     parts = [markdown_table(HEADER, *rows(results)), caption(results)]
-    baseline = "kd" if "kd" in by_arm(results) else "ce"
-    if paired := paired_rows(results, baseline):
-        parts.append(markdown_table(["paired by seed, points", *COLUMNS], *paired))
+    for baseline in baselines or ["kd" if "kd" in by_arm(results) else "ce"]:
+        if paired := paired_rows(results, baseline):
+            parts.append(markdown_table(["paired by seed, points", *COLUMNS], *paired))
     return "\n\n".join(parts)
 
 
@@ -106,21 +106,24 @@ def caption(results: Sequence[Run]) -> str:
     return text
 
 
-def summary(results: Sequence[Run], *, device: str) -> dict:
+def summary(
+    results: Sequence[Run], *, device: str, baselines: Sequence[str] = (),
+    columns: Mapping[str, Column] = COLUMNS,
+) -> dict:  # fmt: skip
     """What `results.json` holds: where it was made, the table's numbers, and every run's record."""
     return {
         "made": date.today().isoformat(),
         "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
         "convention": CONVENTION,
-        "table": _values(results, COLUMNS),
+        "table": values(results, columns),
         "questions": {arm: ARMS[arm.split("+")[0]].question for arm in by_arm(results)},
-        "markdown": markdown(results),
+        "markdown": markdown(results, baselines),
         "runs": [r.record for r in results],
     }
 
 
-def _values(results: Sequence[Run], columns: dict) -> dict:
-    """Per arm and column, every run's value and its seed."""
+def values(results: Sequence[Run], columns: Mapping[str, Column] = COLUMNS) -> dict:
+    """Per arm and column, every run's value and its seed: a table as `claims` reads it."""
     return {
         arm: {
             name: {
@@ -145,17 +148,12 @@ def section(
         device: where it was made.
     """
     columns = COLUMNS | {"training seconds": lambda r: r.record["seconds"]["training"]}
-    paired = [(["paired by seed, points", *COLUMNS], *paired_rows(results, b)) for b in baselines]
-    tables = [markdown_table(*lines) for lines in paired if len(lines) > 1]
-    return summary(results, device=device) | {
+    whole = summary(results, device=device, baselines=baselines, columns=columns)
+    return whole | {
         "question": question,
         "code": sorted({r.record["code"] for r in results}),
-        "table": _values(results, columns),
-        "markdown": "\n\n".join(
-            [markdown_table(HEADER, *rows(results)), caption(results), *tables]
-        ),
         "cost": {arm: cost(runs) for arm, runs in by_arm(results).items()},
-        "runs": [_short(r.record) for r in results],
+        "runs": [_short(record) for record in whole["runs"]],
     }
 
 

@@ -74,24 +74,6 @@ class ResNet18(nn.Module):
         """Side of the maps before the third stage, for images of this side."""
         return -(-side // (2 if isinstance(self.stem[3], nn.Identity) else 8))
 
-    def features(
-        self,
-        x: Float[Tensor, "n 3 h w"],
-        extra: Float[Tensor, "e 3 h w"] | None = None,
-        maps: Float[Tensor, "m c h2 w2"] | None = None,
-        *,
-        own_batch: bool = True,
-    ) -> Float[Tensor, "n_e_m d"]:
-        """Pooled features after the last ReLU, so none is negative; arguments as in `forward`."""
-        half = self.stages[:2](self.stem(x))
-        parts = [self.stages[2:](half)]
-        with own_statistics(self) if own_batch else nullcontext():
-            if extra is not None:
-                parts.append(self.stages(self.stem(extra)))
-            if maps is not None:
-                parts.append(self.stages[2:](maps))
-        return torch.cat([h.mean(dim=(2, 3)) for h in parts])
-
     def forward(
         self,
         x: Float[Tensor, "n 3 h w"],
@@ -100,7 +82,7 @@ class ResNet18(nn.Module):
         *,
         own_batch: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (rows, classes) and pooled features (rows, d).
+        """Return logits (rows, classes) and pooled features (rows, d), which are never negative.
 
         Args:
             x: images.
@@ -109,8 +91,14 @@ class ResNet18(nn.Module):
                 should have the side `entry_size`. Their rows come last.
             own_batch: extra images and maps leave the running statistics to x (`own_statistics`).
         """
-        h = self.features(x, extra, maps, own_batch=own_batch)
-        return self.head(h), h
+        last = [self.stages(self.stem(x))]
+        with own_statistics(self) if own_batch else nullcontext():
+            if extra is not None:
+                last.append(self.stages(self.stem(extra)))
+            if maps is not None:
+                last.append(self.stages[2:](maps))
+        features = torch.cat([h.mean(dim=(2, 3)) for h in last])
+        return self.head(features), features
 
 
 @contextmanager

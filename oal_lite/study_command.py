@@ -5,90 +5,77 @@ processes with different seeds (`--first`) share the work. A last call with all 
 """
 
 import argparse
-import json
 import sys
-import time
-from pathlib import Path
+
+from oal_lite import command
 
 DEFAULT_ARMS = "ce,kd,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
 BASELINES = ("kd", "ce", "oal-paper")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; nothing heavy is imported to show it."""
+    """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite.study", description=__doc__)
-    p.add_argument("--preset", default="shapes", help="set of settings (default: shapes)")
-    p.add_argument(
-        "--arms", default=DEFAULT_ARMS, help=f"comma-separated (default: {DEFAULT_ARMS})"
-    )
+    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8)
     p.add_argument(
         "--ablation", default=None,
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",
     )  # fmt: skip
-    p.add_argument("--seeds", type=int, default=8, help="how many (default: 8)")
-    p.add_argument("--first", type=int, default=0, help="the first of them (default: 0)")
-    p.add_argument("--out", default="figures", help="folder of study.json and the tables")
-    p.add_argument("--runs", default="runs", help="folder of finished runs, read when there")
-    p.add_argument("--device", default=None, help="cpu, cuda, ... (default: the GPU if there is)")
-    p.add_argument(
-        "--workers", type=int, default=None,
-        help="processes side by side (default: one per core on a CPU, one on a GPU)",
-    )  # fmt: skip
-    p.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
+    p.add_argument("--first", type=int, default=0, help="the first of the seeds (default: 0)")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study; returns the exit status."""
     arguments = parser().parse_args(argv)
-    started = time.perf_counter()
+    return command.guarded(lambda: run(arguments))
 
-    def say(sentence: str) -> None:
-        sys.stdout.write(f"[{time.perf_counter() - started:6.1f} s] {sentence}\n")
-        sys.stdout.flush()
 
-    from oal_lite import ablations, claims, report, study
-    from oal_lite.presets import get_preset
+def run(arguments: argparse.Namespace) -> None:
+    """Train what is missing; write `study.json`; print its tables and the claims.
+
+    Raises:
+        ValueError, OSError: for what the arguments ask for and cannot have.
+    """
+    say = command.clock()
+    import json
+    from pathlib import Path
+
+    from oal_lite import claims, report, study
+    from oal_lite.ablations import ABLATIONS
+    from oal_lite.files import make_folder
+    from oal_lite.train import check_device
     from oal_lite.workers import default_workers
 
     if arguments.ablation == "list":
-        for name, ablation in ablations.ABLATIONS.items():
+        for name, ablation in ABLATIONS.items():
             sys.stdout.write(f"{name:14} {ablation.question}\n")
-        return 0
+        return
+    preset, arms = command.read(arguments)
+    sections = _sections(arguments, preset, arms)
+    device = arguments.device or study.default_device()
+    check_device(device)
+    study.find_models(preset, arms, progress=say)
     path = Path(arguments.out) / "study.json"
-    try:
-        if arguments.seeds < 1:
-            raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
-        preset = get_preset(arguments.preset, quick=arguments.quick)
-        seeds = range(arguments.first, arguments.first + arguments.seeds)
-        if arguments.workers is not None and arguments.workers < 1:
-            raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
-        device = arguments.device or study.default_device()
-        workers = arguments.workers or default_workers(device, arguments.seeds)
-        how = {"runs": arguments.runs, "device": device, "progress": say, "workers": workers}
-        for name, question, baselines, todo in _sections(arguments, preset):
-            results = [
-                run for arms, changed in todo for run in study.run(changed, arms, seeds, **how)
-            ]
-            section = report.section(results, question=question, baselines=baselines, device=device)
-            report.add_section(path, name, section)
-            sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
-            say(f"wrote {name!r} into {path}")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    make_folder(path.parent)
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    how = {"runs": arguments.runs, "device": device, "progress": say}
+    for name, question, baselines, jobs in sections:
+        trainings = arguments.seeds * sum(len(arms) for arms, _ in jobs)
+        how["workers"] = arguments.workers or default_workers(device, trainings)
+        results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
+        section = report.section(results, question=question, baselines=baselines, device=device)
+        report.add_section(path, name, section)
+        sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
+        say(f"wrote {name!r} into {path}")
     sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
-    return 0
 
 
-def _sections(arguments: argparse.Namespace, preset) -> list[tuple]:  # noqa: ANN001
+def _sections(arguments: argparse.Namespace, preset, arms: list[str]) -> list[tuple]:  # noqa: ANN001
     """Name, question, baselines and jobs of every section of the study that was asked for."""
     from oal_lite import ablations
 
     if arguments.ablation is None:
-        arms = [a.strip() for a in arguments.arms.split(",") if a.strip()]
-        if not arms:
-            raise ValueError("--arms names no arm")
         return [("arms", "What is each arm worth?", BASELINES, [(arms, preset)])]
     names = arguments.ablation.split(",")
     names = list(ablations.ABLATIONS) if names == ["all"] else names

@@ -122,7 +122,7 @@ def _begin() -> None:
 
 
 def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:
-    from oal_lite.study import Materials
+    from oal_lite.materials import Materials
 
     materials = Materials(preset, seed, device=device, runs=Path(runs), bars=False)
     with one_thread_on_cpu(device):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from oal_lite import study
+from oal_lite import run_files, study
 from oal_lite.ablations import ABLATIONS, Ablation, get_ablation, jobs, label, vary
 from oal_lite.presets import get_preset
 from oal_lite.recipes import ARMS, LATENT_VECTORS
@@ -59,16 +59,18 @@ def test_an_unknown_ablation_is_named():
 @pytest.fixture
 def tiny_study(tiny_preset, tmp_path, monkeypatch):
     """The command on the tiny preset with two short ablations; counts the runs it trains."""
-    monkeypatch.setattr("oal_lite.presets.get_preset", lambda name, quick=False: tiny_preset)
-    monkeypatch.setattr(study, "code_version", lambda: "test")
+    monkeypatch.setattr("oal_lite.command.get_preset", lambda name, quick=False: tiny_preset)
+    for module in (run_files, study):  # what names a file, and what writes it into a record
+        monkeypatch.setattr(module, "code_version", lambda: "test")
     small = Ablation("distillation?", ("ce",), (("kd", {"weights.kd_logits": 0.0}),))
     monkeypatch.setitem(ABLATIONS, "tiny", small)
     trained, train_one = [], study.train_one
     monkeypatch.setattr(
         study, "train_one", lambda name, *a, **k: trained.append(name) or train_one(name, *a, **k)
     )
-    folders = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
-    return (lambda *words: main([*words, *folders])), trained, tmp_path / "out" / "study.json"
+    how = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    how += ["--workers", "1"]  # other processes would not see what is patched here
+    return (lambda *words: main([*words, *how])), trained, tmp_path / "out" / "study.json"
 
 
 def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oal_lite import presets, pretrain, study
+from oal_lite import presets, pretrain, run_files, study
 from oal_lite.__main__ import main
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.checkpoint import load as load_checkpoint
@@ -21,6 +21,7 @@ from oal_lite.knn_outliers import (
     sample_outliers_per_class,
     select_candidates,
 )
+from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.mutual_information import (
     ClubNet,
@@ -33,7 +34,7 @@ from oal_lite.recipes import CrossEntropy, build_terms, get_arm
 from oal_lite.scores import energy, entropy, knn, mahalanobis, max_logit, msp
 from oal_lite.shapes import render
 from oal_lite.students import ResNet18
-from oal_lite.study import Materials, run, spread_over_classes
+from oal_lite.study import run
 from oal_lite.teacher import Teacher
 from oal_lite.train import Views, augment, draw_views, fit, predict
 
@@ -307,7 +308,7 @@ def test_a_damaged_model_folder(tiny_teacher_folder, tiny_pipeline_folder, tmp_p
 @pytest.fixture
 def tiny_run(tiny_preset, tmp_path, monkeypatch):
     """A finished tiny run in `tmp_path`, and the call that makes or reads it."""
-    monkeypatch.setattr(study, "code_version", lambda: "test")
+    monkeypatch.setattr(run_files, "code_version", lambda: "test")
     preset: Preset = replace(tiny_preset, name="tiny")
     monkeypatch.setitem(presets.PRESETS, "tiny", preset)
 

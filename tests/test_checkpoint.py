@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import SETTINGS, make_student, make_terms, make_views, seeded
 
-from oal_lite import checkpoint, study
+from oal_lite import checkpoint, materials, run_files, study
+from oal_lite.materials import Materials
 from oal_lite.recipes import Term
-from oal_lite.study import Materials, run, run_path
+from oal_lite.run_files import run_path
+from oal_lite.study import run
 from oal_lite.train import fit
 
 LONG = replace(SETTINGS, epochs=4)
@@ -227,7 +229,7 @@ def test_a_process_killed_by_sigkill_goes_on_bit_equal(tmp_path):
 
 
 def test_an_interrupted_arm_goes_on_where_it_stopped(tiny_preset, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "code_version", lambda: "test")
+    monkeypatch.setattr(run_files, "code_version", lambda: "test")
     preset = replace(tiny_preset, train=replace(tiny_preset.train, epochs=3, start_epochs=2))
     (expected,) = run(preset, ["kd"], [0], runs=tmp_path / "whole", device="cpu")
     plain, epochs = study.fit, []
@@ -235,12 +237,13 @@ def test_an_interrupted_arm_goes_on_where_it_stopped(tiny_preset, tmp_path, monk
     def interrupted(*args, **how):
         def after(history):
             epochs.append(len(history.terms))
-            if len(epochs) in (1, 4):  # once in the common start, once in the arm
+            if len(epochs) in (1, 4):
                 raise KeyboardInterrupt
 
         return plain(*args, **how, on_epoch=after)
 
-    monkeypatch.setattr(study, "fit", interrupted)
+    for module in (materials, study):  # the common start, and the arm
+        monkeypatch.setattr(module, "fit", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(preset, ["kd"], [0], runs=tmp_path / "parts", device="cpu")

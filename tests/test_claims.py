@@ -51,6 +51,11 @@ def test_what_is_missing_is_not_testable_and_said():
     assert verdict(GAIN, table([0.9], [0.8])) == (UNTESTABLE, "too few seeds")
 
 
+def test_a_group_without_sets_gives_no_difference():
+    assert differences(table([0.9, None], [0.8, 0.7]), "new", "old", "near AUROC") is None
+    assert differences(table([0.9, 0.8], [0.8, None]), "new", "old", "near AUROC") is None
+
+
 def test_only_seeds_that_both_have_are_compared():
     test = differences(table([0.5, 0.6, 0.9], [0.4, 0.5], seeds=[1, 0, 7]), "new", "old",
                        "near AUROC")  # fmt: skip

@@ -11,11 +11,13 @@ import pytest
 import torch
 from test_openood import make_root
 
-from oal_lite import budget, presets, study, tiny_models, weights
+from oal_lite import budget, presets, tiny_models, weights
 from oal_lite.__main__ import main
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise
+from oal_lite.materials import Materials
 from oal_lite.presets import get_preset
-from oal_lite.study import Materials, Run, find_models
+from oal_lite.run_files import run_path
+from oal_lite.study import Run, find_models
 from oal_lite.teacher import Teacher
 
 REAL = ("cifar10", "cifar100", "imagenet200")
@@ -220,9 +222,9 @@ def test_the_whole_cifar_path_runs_offline(tmp_path, no_network, capsys, monkeyp
 def test_other_images_in_the_same_folder_are_another_run(tmp_path):
     root = make_root(tmp_path, ood=("cifar100",))
     preset = replace(get_preset("cifar10", quick=True), data_root=str(root))
-    first = study.run_path(tmp_path, preset, "ce", 0, "json")
+    first = run_path(tmp_path, preset, "ce", 0, "json")
     make_root(tmp_path, ood=("cifar100", "mnist"))
-    assert study.run_path(tmp_path, preset, "ce", 0, "json") != first
+    assert run_path(tmp_path, preset, "ce", 0, "json") != first
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny, tmp_path):

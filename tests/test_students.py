@@ -44,7 +44,6 @@ def test_features_are_never_negative_and_the_head_maps_them_to_the_logits():
     logits, features = student(images(8))
     assert features.min() >= 0 and features.max() > 0
     torch.testing.assert_close(student.head(features), logits)
-    torch.testing.assert_close(student.features(images(8)), features)
 
 
 def test_every_parameter_gets_a_gradient():

@@ -13,22 +13,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.testing import assert_close
 
-from oal_lite import report, study
+from oal_lite import materials as materials_module
+from oal_lite import report, run_files, study
 from oal_lite.diffusion_outliers import encode, word_embeddings
 from oal_lite.files import write_atomically
+from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
-from oal_lite.study import Materials, Run, run_path, spread_over_classes
+from oal_lite.run_files import code_version, run_path
+from oal_lite.study import Run
 
 ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
-code_version = study.code_version
 
 
 @pytest.fixture(scope="module", autouse=True)
 def fixed_code():
     """Runs are kept by the code's hash; here it shall not change while somebody edits the code."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "code_version", lambda: "test")
+        patch.setattr(run_files, "code_version", lambda: "test")
         yield
 
 
@@ -119,13 +121,13 @@ def test_changed_settings_seeds_or_code_mean_another_file(tiny_preset, monkeypat
         replace(tiny_preset, teacher="elsewhere"),
     ]
     paths = {path(), path(what="kd"), path(seed=1), *map(path, changed)}
-    monkeypatch.setattr(study, "code_version", lambda: "changed")
+    monkeypatch.setattr(run_files, "code_version", lambda: "changed")
     assert len(paths | {path()}) == 9
 
 
 def test_the_code_version_follows_the_sources(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("x = 1")
-    monkeypatch.setattr(study, "__file__", str(tmp_path / "study.py"))
+    monkeypatch.setattr(run_files, "__file__", str(tmp_path / "run_files.py"))
     first = code_version()
     assert first == code_version()
     (tmp_path / "plots.py").write_text("only shows")
@@ -231,7 +233,7 @@ def materials(finished, tiny_preset):
 
 
 def test_kept_outliers_are_read_and_have_the_length_of_their_word(materials, monkeypatch):
-    monkeypatch.setattr(study, "synthesise", refuse)
+    monkeypatch.setattr(materials_module, "synthesise", refuse)
     made = materials.outliers("farthest")
     assert made.vectors.shape == (40, 32) and made.latents.shape == (30, 4, 8, 8)
     assert made.images.shape == (30, 3, 32, 32)
@@ -292,7 +294,7 @@ def test_without_alignment_outliers_keep_lengths_and_angles_and_lose_their_direc
 
 
 def test_the_start_is_shared_by_settings_that_it_cannot_feel(finished, tiny_preset, monkeypatch):
-    monkeypatch.setattr(study, "fit", refuse)
+    monkeypatch.setattr(materials_module, "fit", refuse)
     changed = replace(tiny_preset, knn=replace(tiny_preset.knn, sigma=0.9))
     assert Materials(changed, 0, runs=finished[0]).start.keys()
     longer = replace(tiny_preset, train=replace(tiny_preset.train, start_lr=0.2))

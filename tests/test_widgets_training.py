@@ -10,6 +10,7 @@ from oal_lite import recipes, study
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import ResNet18
+from oal_lite.terms import Step
 from oal_lite.widgets import arms, loss_terms
 
 
@@ -29,7 +30,7 @@ def batch():
             weights=LossWeights(), settings=TrainSettings(),
         )  # fmt: skip
     logits, features = student(torch.randn(6, 3, 8, 8, generator=generator))
-    step = recipes.Step(
+    step = Step(
         torch.arange(6) % 3, logits, features, torch.randn(6, 8, generator=generator),
         torch.randn(6, 3, generator=generator), generator,
     )  # fmt: skip

@@ -14,7 +14,8 @@ from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
 from oal_lite.recipes import ARMS
 from oal_lite.report import grouped_scores
-from oal_lite.study import Run, run_path
+from oal_lite.run_files import run_path
+from oal_lite.study import Run
 from oal_lite.widgets.panel import Panel
 
 

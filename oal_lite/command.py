@@ -1,0 +1,83 @@
+"""What the command lines share: arguments and their checks, a clock, how an error is told."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from oal_lite.presets import Preset, get_preset
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int) -> None:
+    """Add what every command that trains arms with seeds understands; `arms`, `seeds` are defaults.
+
+    Nothing heavy is imported for it, so `--help` answers at once.
+    """
+    add = parser.add_argument
+    add("--preset", default="shapes", help="set of settings (default: shapes)")
+    add("--arms", default=arms, help=f"comma-separated (default: {arms})")
+    add("--seeds", type=int, default=seeds, help=f"how many, from 0 on (default: {seeds})")
+    add("--out", default="figures", help="folder for results and figures")
+    add("--runs", default="runs", help="folder of finished runs, read when there")
+    add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    add(
+        "--workers", type=int,
+        help="processes side by side; any number gives the same results (default: one for each"
+        " CPU core, one on a GPU)",
+    )  # fmt: skip
+    add("--data-root", help="folder of real images in OpenOOD v1.5's layout")
+    add("--teacher", help="folder or hub id, in place of the preset's")
+    add("--pipeline", help="the same for the Stable Diffusion pipeline")
+    add("--download", action="store_true", help="allow models to be fetched from the hub")
+    add("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
+
+
+def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
+    """The preset and the arms that the command line asks for.
+
+    Raises:
+        ValueError: for a number below one, an unknown preset or arm, or no arm at all.
+    """
+    from dataclasses import replace
+
+    from oal_lite.recipes import get_arm
+
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
+    preset = get_preset(arguments.preset, quick=arguments.quick)
+    given = {k: getattr(arguments, k) for k in ("teacher", "pipeline", "data_root")}
+    preset = replace(
+        preset, download=arguments.download, **{k: v for k, v in given.items() if v is not None}
+    )
+    arms = [a.strip() for a in arguments.arms.split(",") if a.strip()]
+    if not arms:
+        raise ValueError("--arms names no arm")
+    for arm in arms:
+        get_arm(arm)
+    return preset, arms
+
+
+def clock() -> Callable[[str], None]:
+    """A function that says a sentence, with the seconds that have passed since this call."""
+    started = time.perf_counter()
+
+    def say(sentence: str) -> None:
+        sys.stdout.write(f"[{time.perf_counter() - started:6.1f} s] {sentence}\n")
+        sys.stdout.flush()
+
+    return say
+
+
+def guarded(job: Callable[[], None]) -> int:
+    """Do a command's job and return its exit status: an error is one sentence, not a traceback."""
+    try:
+        job()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
+        return 130
+    return 0

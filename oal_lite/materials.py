@@ -1,0 +1,362 @@
+"""What the arms of one seed share: images, the teacher's answers, a common start, outliers.
+
+Each part is made when it is first asked for. What is costly is kept in the folder of runs, where
+another arm, another process or the same command after an interruption finds it.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from oal_lite import tiny_models
+from oal_lite.benchmarks import Benchmark, generator_for, load
+from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
+from oal_lite.files import read_tensors, write_atomically
+from oal_lite.images import subset
+from oal_lite.knn_outliers import sample_outliers_per_class
+from oal_lite.presets import TINY, Preset
+from oal_lite.recipes import Autoencoded, Outliers, gaussian_like
+from oal_lite.run_files import run_path
+from oal_lite.students import ResNet18
+from oal_lite.teacher import Teacher
+from oal_lite.terms import CrossEntropy
+from oal_lite.train import Views, augmented_copies, draw_views, fit
+
+log = logging.getLogger(__name__)
+
+SHORT = 8 * 2**30  # bytes of a GPU's memory below which attention is computed in slices
+
+
+# Every seed of a study sees the same images.
+_load_once = lru_cache(maxsize=1)(load)
+
+
+class Materials:
+    """What the arms of one seed share, each part made when first asked for, and once.
+
+    Args:
+        preset: all settings.
+        seed: of the run; every stage has random numbers of its own, split from it.
+        device: where teacher and diffusion model run.
+        runs: folder where synthesised outliers are kept, and looked for; None keeps none.
+        progress: called with a sentence before every stage that takes a while.
+        bars: show progress bars within the stages.
+    """
+
+    def __init__(
+        self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
+        progress: Callable[[str], None] = log.info, bars: bool = True,
+    ):  # fmt: skip
+        self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
+        self.bars = bars
+        self.runs = None if runs is None else Path(runs)
+        self.seconds: dict[str, float] = {}
+        self._outliers: dict[str, Outliers] = {}
+
+    def _timed(self, stage: str, sentence: str, make: Callable):  # noqa: ANN202
+        self.progress(sentence)
+        started = time.perf_counter()
+        result = make()
+        self.seconds[stage] = round(time.perf_counter() - started, 2)
+        return result
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The images; the same for every seed."""
+        p = self.preset
+        return self._timed(
+            "benchmark", f"benchmark: {p.benchmark}",
+            lambda: _load_once(
+                p.benchmark, seed=p.data_seed, data_root=p.data_root, **p.benchmark_sizes
+            ),
+        )  # fmt: skip
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the frozen models: half floats where the preset asks for them and a GPU is at work."""
+        half = self.preset.train.mixed_precision != "no" and torch.device(self.device).type != "cpu"
+        return torch.float16 if half else torch.float32
+
+    def _model(self, part: str, write: Callable[[Path], None]) -> str | Path:
+        """Folder or hub id of a model; a tiny random one (see `tiny_models`) is written first."""
+        if getattr(self.preset, part) != TINY:
+            return getattr(self.preset, part)
+        runs = self.runs or Path(self._temporary.name)
+        folder = run_path(runs, self.preset, f"tiny-{part}", 0, "model")
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+                write(Path(beside) / part)
+                try:
+                    (Path(beside) / part).rename(folder)
+                except OSError:  # another process was first; what it wrote is the same
+                    if not folder.exists():
+                        raise
+        return folder
+
+    @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory()  # deleted when these materials are
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The frozen teacher."""
+        classes = self.benchmark.class_names
+        folder = self._model("teacher", lambda f: tiny_models.write_teacher(f, len(classes)))
+        teacher = Teacher.from_pretrained(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        named = teacher.model.classifier.out_features
+        if named != len(classes):
+            raise ValueError(
+                f"teacher {self.preset.teacher} tells {named} classes apart, the benchmark "
+                f"{self.benchmark.name} has {len(classes)}; give one that is fine-tuned on it "
+                "(--teacher, or python -m oal_lite.pretrain teacher)"
+            )
+        return teacher
+
+    @cached_property
+    def pipeline(self):  # noqa: ANN201
+        """The Stable Diffusion pipeline."""
+        words = [*self.preset.diffusion.prompt.split(), *self.benchmark.class_names]
+        folder = self._model("pipeline", lambda f: tiny_models.write_pipeline(f, words))
+        pipeline = load_pipeline(
+            folder, device=self.device, dtype=self._dtype, download=self.preset.download
+        )
+        cuda = torch.device(self.device).type == "cuda"
+        if cuda and torch.cuda.get_device_properties(self.device).total_memory < SHORT:
+            pipeline.enable_attention_slicing()
+        return pipeline
+
+    @cached_property
+    def views(self) -> Views:
+        """Augmented training images with the teacher's answers."""
+        n, train = self.preset.train.n_views, self.benchmark.train
+        return self._timed(
+            "teacher views", f"teacher: {n} views of {len(train):,} training images",
+            lambda: draw_views(
+                train.images, train.labels, self.teacher, n_views=n, progress=self.bars,
+                generator=generator_for(self.seed, "views"), cache=self._folder,
+            ),
+        )  # fmt: skip
+
+    def _unseen_views(self) -> Views:
+        """The same views, if need be before the teacher has looked; what it would say is NaN.
+
+        Cross-entropy alone needs no more, and can so be trained while the teacher looks.
+        """
+        train, n = self.benchmark.train, self.preset.train.n_views
+        if "views" in vars(self):
+            return self.views
+        images = augmented_copies(train.images, n, generator_for(self.seed, "views"))
+        unsaid = [torch.full((*images.shape[:2], d), torch.nan)
+                  for d in (1, len(self.benchmark.class_names))]  # fmt: skip
+        return Views(images, train.labels, *unsaid)
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.runs is None else self.runs / self.preset.name
+
+    @cached_property
+    def id_features(self) -> tuple[Float[Tensor, "n d"], Tensor]:
+        """Teacher features of the first images of each class, and their labels."""
+        train = self.benchmark.train
+        first = torch.cat(
+            [
+                (train.labels == c).nonzero()[: self.preset.n_per_class, 0]
+                for c in range(len(self.benchmark.class_names))
+            ]
+        )
+        features = self._timed(
+            "ID features", f"teacher: ID features of {len(first):,} images",
+            lambda: self.teacher(subset(train.images, first), progress=self.bars).features,
+        )  # fmt: skip
+        return features, train.labels[first]
+
+    @cached_property
+    def start(self) -> dict[str, Tensor]:
+        """Weights from which every arm of this seed sets out: a short cross-entropy training.
+
+        As in the paper, whose arms start from a cross-entropy checkpoint. The arm `ce` goes on
+        from it with cross-entropy, for as many steps and at the same rate as all the others.
+        """
+        settings = self.preset.train
+        settings = replace(settings, epochs=settings.start_epochs, lr=settings.start_lr)
+
+        def make() -> dict[str, Tensor]:
+            student = self.student()
+            fit(
+                student, nn.ModuleList([CrossEntropy()]), self._unseen_views(), settings=settings,
+                generator=generator_for(self.seed, "start"), device=self.device,
+                mixed_precision=self.preset.train.mixed_precision,
+                checkpoint=self.checkpoint("start"), progress=self.bars,
+            )  # fmt: skip
+            return {k: v.detach().cpu() for k, v in student.state_dict().items()}
+
+        sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
+        unseen = ("pipeline", "n_per_class", "knn", "diffusion", "weights")
+        start = self._kept("start", lambda: self._timed("start", sentence, make), unseen)
+        self.forget_checkpoint("start")
+        return start
+
+    def checkpoint(self, what: str) -> Path | None:
+        """Where an unfinished training keeps its state, to go on from after an interruption."""
+        if self.runs is None:
+            return None
+        return run_path(self.runs, self.preset, f"unfinished-{what}", self.seed, "safetensors")
+
+    def forget_checkpoint(self, what: str) -> None:
+        """Delete that state, once the training's results are kept."""
+        if path := self.checkpoint(what):
+            path.unlink(missing_ok=True)
+
+    def student(self) -> ResNet18:
+        """An untrained student, the same for every arm of this seed."""
+        with torch.random.fork_rng(devices=[]):  # modules draw their weights from global state
+            torch.manual_seed(self.seed)
+            return ResNet18(
+                len(self.benchmark.class_names),
+                width=self.preset.train.width,
+                stem=self.preset.train.stem,
+            )
+
+    def outliers(self, selection: str) -> Outliers:
+        """k-NN outliers by a selection, and the latents that diffusion makes of some of them.
+
+        `"noise"` is the control: Gaussian noise with the mean and spread of the farthest ones.
+        """
+        if selection not in self._outliers:
+            if selection == "noise":
+                made = gaussian_like(
+                    self.outliers("farthest"), generator_for(self.seed, "noise outliers")
+                )
+            else:
+                made = self._kept(
+                    f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
+                    ("train", "weights"),
+                )  # fmt: skip
+                made = Outliers(**made)
+            self._outliers[selection] = made
+        return self._outliers[selection]
+
+    @cached_property
+    def id_latents(self) -> Float[Tensor, "n c h w"]:
+        """The training images, encoded; the same for every seed."""
+        images = self.benchmark.train.images
+        made = self._kept(
+            "id-latents", lambda: self._timed(
+                "encoding", f"autoencoder: {len(images):,} training images encoded",
+                lambda: {"latents": encode(self.pipeline, images, batch_size=self._batch)},
+            ), ("knn", "diffusion", "train", "weights"),
+        )  # fmt: skip
+        return made["latents"]
+
+    @property
+    def _batch(self) -> int:
+        return self.preset.diffusion.batch_size
+
+    def autoencoded(self, *, decoded: bool) -> Autoencoded:
+        """The training images encoded and, where asked, decoded again."""
+        images = None
+        if decoded:
+            images = self._timed(
+                "decoding (ID images)", "autoencoder: training images decoded again",
+                lambda: decode(
+                    self.pipeline, self.id_latents, batch_size=self._batch,
+                    size=self.benchmark.image_size,
+                ),
+            )  # fmt: skip
+        return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
+
+    def _kept(
+        self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Tensors from the folder of runs if they are there; otherwise made, and put there.
+
+        `unseen` names the parts of the preset on which they do not depend, so that an ablation of
+        one stage does not repeat the others.
+        """
+        if self.runs is None:
+            return make()
+        from safetensors.torch import save_file
+
+        path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
+        if not path.exists():
+            made = {name: tensor.contiguous() for name, tensor in make().items()}
+            write_atomically(path, lambda p: save_file(made, p))
+        return read_tensors(path)
+
+    def _synthesise(self, selection: str) -> Outliers:
+        settings, names = self.preset.diffusion, self.benchmark.class_names
+        features, labels = self.id_features
+        vectors, classes = self._timed(
+            f"k-NN outliers ({selection})", f"k-NN outliers: selection {selection!r}",
+            lambda: sample_outliers_per_class(
+                features, labels, n_classes=len(names), selection=selection,
+                generator=generator_for(self.seed, "knn"), progress=self.bars,
+                **asdict(self.preset.knn),
+            ),
+        )  # fmt: skip
+        picks = spread_over_classes(
+            classes, settings.n_latents, generator_for(self.seed, "pick", selection)
+        )
+        latents = self._timed(
+            f"latents ({selection})", f"diffusion: {settings.n_latents} latents",
+            lambda: synthesise(
+                self.pipeline, self._as_tokens(vectors[picks]),
+                [names[c] for c in classes[picks].tolist()],
+                prompt=settings.prompt, steps=settings.steps, guidance=settings.guidance,
+                batch_size=settings.batch_size, progress=self.bars,
+                generator=generator_for(self.seed, "latents", selection),
+            ),
+        )  # fmt: skip
+        images = self._timed(
+            f"decoding ({selection})", "diffusion: decoding, for the pixel arm and for looking",
+            lambda: decode(
+                self.pipeline, latents, batch_size=settings.batch_size,
+                size=self.benchmark.image_size,
+            ),
+        )  # fmt: skip
+        # MICL reads the vectors at the length at which they entered the prompt.
+        lengths = word_embeddings(self.pipeline, names).norm(dim=1)
+        return Outliers(vectors * lengths[classes, None], classes, latents, classes[picks], images)
+
+    def _as_tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Outliers as the prompt gets them; turned by a random rotation where nothing is aligned.
+
+        The released OAL puts a feature of one network into the token space of another (D5). A
+        rotation does the same to the shipped models, whose two spaces are one: it keeps lengths
+        and angles, and takes away what a direction means.
+        """
+        if self.preset.diffusion.aligned:
+            return vectors
+        d = vectors.shape[1]
+        noise = torch.randn(d, d, generator=generator_for(self.seed, "rotation"))
+        return vectors @ torch.linalg.qr(noise).Q
+
+
+def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Pick n indices at random, the same number from each class (give or take one).
+
+    The released code draws a class at random 100 times and makes three latents of each draw, so
+    of CIFAR-100's classes only about 63 are ever seen.
+
+    Raises:
+        ValueError: if there are fewer than n.
+    """
+    if n < 1:
+        raise ValueError(f"{n} picks; at least one is needed (n_latents)")
+    if n > len(classes):
+        raise ValueError(f"{n} picks of {len(classes)} outliers; lower n_latents or raise rounds")
+    ranks = torch.rand(len(classes), generator=generator).argsort()
+    members = [ranks[classes[ranks] == c] for c in classes.unique()]
+    turns = [m[i] for i in range(max(map(len, members))) for m in members if i < len(m)]
+    return torch.stack(turns[:n])

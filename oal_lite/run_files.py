@@ -1,0 +1,54 @@
+"""The files of runs: where each lies, and what its name says of how it was made.
+
+A name ends in a hash of the settings and of the code, so that a file made by others is never
+mistaken for what is asked for; it is simply not found, and what it would hold is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from oal_lite import __version__, openood
+from oal_lite.presets import Preset
+
+RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a record must have
+# What shows, or only chooses among runs, cannot change one.
+SHOWING = (
+    "__main__.py", "ablations.py", "budget.py", "claims.py", "command.py", "contrastive_bounds.py",
+    "costs.py", "maps.py", "notebooks.py", "plots.py", "report.py", "study_command.py",
+)  # fmt: skip
+
+
+def code_version() -> str:
+    """The package's version and a hash of its sources and of the shipped models' manifest.
+
+    So changed code, or other models, mean new runs. What only shows results does not count.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    sources = [p for p in sorted(package.glob("*.py")) if p.name not in SHOWING]
+    for path in [*sources, *sorted(package.glob("assets/*/manifest.json"))]:
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:8]}"
+
+
+def portable(preset: Preset) -> dict:
+    """Settings as plain data; folders of this package by their place in it."""
+    root = str(Path(__file__).parent)
+    inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
+    # Of real images it counts what they are, not where they lie.
+    if preset.benchmark in openood.LAYOUTS and preset.data_root is not None:
+        inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
+    return asdict(replace(preset, **inside, download=False))
+
+
+def run_path(
+    runs: Path, preset: Preset, what: str, seed: int, ending: str, *, unseen: Sequence[str] = ()
+) -> Path:
+    """Where a run's file lies; the name holds a hash of the code and of all but unseen settings."""
+    seen = {name: value for name, value in portable(preset).items() if name not in unseen}
+    key = json.dumps([seen, code_version()], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:10]
+    return runs / preset.name / f"{what}-seed{seed}-{digest}.{ending}"
