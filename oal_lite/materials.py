@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from oal_lite import tiny_models
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import read_tensors, write_atomically
+from oal_lite.files import read_tensors, write_tensors
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
@@ -286,12 +286,9 @@ class Materials:
         """
         if self.runs is None:
             return make()
-        from safetensors.torch import save_file
-
         path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
         if not path.exists():
-            made = {name: tensor.contiguous() for name, tensor in make().items()}
-            write_atomically(path, lambda p: save_file(made, p))
+            write_tensors(path, make())
         return read_tensors(path)
 
     def _synthesise(self, selection: str) -> Outliers:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from oal_lite import weights
 from oal_lite.benchmarks import Benchmark, generator_for
-from oal_lite.files import make_folder, read_record, read_tensors, write_atomically
+from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import TINY, Preset
@@ -168,8 +168,6 @@ def run(
     Raises:
         ValueError: for an unknown arm, before anything is trained.
     """
-    from safetensors.torch import save_file
-
     arms = arms if isinstance(arms, Mapping) else {name: get_arm(name) for name in arms}
     device = device or default_device()
     check_device(device)
@@ -197,10 +195,8 @@ def run(
                 materials.forget_checkpoint(label)
             result, _ = train_one(label, materials, recipe=arm, device=device)
             # The record goes last: where it is, the run is whole.
-            write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
-            write_atomically(
-                record_path, lambda p, r=result: p.write_text(json.dumps(r.record, indent=1))
-            )
+            write_tensors(scores_path, result.scores)
+            write_record(record_path, result.record)
             materials.forget_checkpoint(label)
             results.append(result)
     return results

@@ -143,7 +143,7 @@ def test_a_run_killed_while_it_is_saved_leaves_nothing_half_done(
     _, results, _ = finished
     monkeypatch.setattr(study, "train_one", lambda *a, **k: (results[0], None))
 
-    def killed(*args):
+    def killed(*args, **how):
         path = next(a for a in args if isinstance(a, Path))
         path.write_bytes(b"half a fi")
         raise KeyboardInterrupt

@@ -3,18 +3,18 @@
 Nothing is trained here: the panel reads the files of finished runs (see `study`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets
 
 from oal_lite import plots
+from oal_lite.files import read_record, read_tensors
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
 from oal_lite.recipes import ARMS
 from oal_lite.report import grouped_scores
-from oal_lite.run_files import run_path
+from oal_lite.run_files import RECORD, run_path
 from oal_lite.study import Run
 from oal_lite.widgets.panel import Panel
 
@@ -27,15 +27,13 @@ def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> lis
         preset: all settings; runs with other settings do not count.
         n_seeds: seeds 0 to n_seeds - 1 are looked for.
     """
-    from safetensors.torch import load_file
-
     found = []
     for seed in range(n_seeds):
         for arm in ARMS:
             path = run_path(Path(runs), preset, arm, seed, "json")
             scores = path.with_suffix(".safetensors")
             if path.exists() and scores.exists():
-                found.append(Run(json.loads(path.read_text()), load_file(scores)))
+                found.append(Run(read_record(path, RECORD), read_tensors(scores)))
     return found
 
 
