@@ -68,7 +68,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "latent-vector": Ablation(
         "does MICL see more in a latent than 8 column means?", ("oal-paper",),
-        _each("oal-paper", "arm.latent_vector", "pooled", "flattened"),
+        _each("oal-paper", "arm.latent_vector", "pooled", "spatial", "flattened"),
     ),
     "number": Ablation(
         "how many outliers are needed, as latents and as images?", ("oal", "oe-pixels-matched"),

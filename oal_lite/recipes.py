@@ -143,6 +143,7 @@ LATENT_VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "column_means": column_means,
     "flattened": lambda latents: latents.flatten(1),
     "pooled": lambda latents: F.adaptive_avg_pool2d(latents, 4).flatten(1),  # (n, c, 4, 4)
+    "spatial": lambda latents: latents.mean(1).flatten(1),  # (n, h, w): where, in no channel
 }
 
 

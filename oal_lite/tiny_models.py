@@ -40,7 +40,7 @@ def write_pipeline(folder: str | Path, words: Sequence[str]) -> None:
         UNet2DConditionModel,
     )
 
-    from oal_lite.pretrain import build_text_encoder, build_tokenizer
+    from oal_lite.pretrain.models import build_text_encoder, build_tokenizer
 
     spaced = " ".join(words).lower().replace("-", " - ").replace("{}", " ")
     pieces = dict.fromkeys(spaced.split())  # as the tokenizer will take them apart

@@ -52,14 +52,14 @@ def tiny_pipeline_folder(tmp_path_factory):
     """A random Stable Diffusion pipeline like the shipped one, smaller, as diffusers saves it."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
-    from oal_lite import pretrain
+    from oal_lite.pretrain import models
     from oal_lite.shapes import ID_SHAPES
 
     words = "a high - quality image of the picture".split()
-    tokenizer = pretrain.build_tokenizer([*words, *ID_SHAPES])
+    tokenizer = models.build_tokenizer([*words, *ID_SHAPES])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text_encoder = pretrain.build_text_encoder(tokenizer, WIDTH)
+        text_encoder = models.build_text_encoder(tokenizer, WIDTH)
         vae = AutoencoderKL(
             sample_size=32, latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4,
             down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
@@ -74,7 +74,7 @@ def tiny_pipeline_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "pipeline"
     StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=pretrain.build_scheduler(), safety_checker=None, feature_extractor=None,
+        scheduler=models.build_scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder

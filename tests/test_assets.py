@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from oal_lite.benchmarks import load
 from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, word_embeddings
-from oal_lite.pretrain import ASSETS
+from oal_lite.pretrain.settings import ASSETS
 from oal_lite.shapes import ID_SHAPES
 from oal_lite.teacher import Teacher
 

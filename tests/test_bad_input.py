@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oal_lite import presets, pretrain, run_files, study
+from oal_lite import presets, run_files, study
 from oal_lite.__main__ import main
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.checkpoint import load as load_checkpoint
@@ -194,9 +194,6 @@ CASES = {
         lambda: Materials(get_preset("cifar10"), 0).benchmark, "cifar10 is read from files",
     ),
     "a prompt without a slot": (lambda: fill("a picture", "cat"), "has no place for a class name"),
-    "an unknown pretraining field": (
-        lambda: pretrain.main(["teacher", "--set", "x=1"]), "unknown name; choose from",
-    ),
 }  # fmt: skip
 
 

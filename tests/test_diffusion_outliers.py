@@ -21,7 +21,7 @@ from oal_lite.diffusion_outliers import (
     with_sampler,
     word_embeddings,
 )
-from oal_lite.pretrain import build_tokenizer
+from oal_lite.pretrain.models import build_tokenizer
 
 
 @pytest.fixture(scope="module")

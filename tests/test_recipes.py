@@ -182,7 +182,7 @@ def test_every_way_to_make_a_vector_of_a_latent_serves_micl(how):
     outliers = make_outliers()
     arm = Arm("?", "farthest", micl=("random", "bound"), latent_vector=how)
     diffusion = terms_of(arm, outliers=outliers)[-1]
-    width = {"column_means": 8, "flattened": 256, "pooled": 64}[how]
+    width = {"column_means": 8, "flattened": 256, "pooled": 64, "spatial": 64}[how]
     assert diffusion.vectors.shape == (10, width) and diffusion.q.x_dim == width
 
 

@@ -1,0 +1,33 @@
+"""What the three trainings share: a learning rate's course, and how to go on after a stop."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from oal_lite.pretrain.settings import PretrainSettings, Source
+
+KEEP_EVERY = 500  # steps after which an unfinished training is kept
+
+
+def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm up over 5 % of the steps, then fall to zero along half a cosine."""
+    warm = max(1, steps // 20)
+    return torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warm),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm),
+        ],
+        milestones=[warm],
+    )
+
+
+def unfinished(out: Path, part: str) -> Path:
+    """Where an unfinished training keeps its state, to go on from after an interruption."""
+    return out / f"unfinished-{part}.safetensors"
+
+
+def belongs_to(settings: PretrainSettings, source: Source) -> dict:
+    """What must be the same for a kept state to be gone on from."""
+    return {**asdict(settings), "source": source.name, "images": len(source.images)}

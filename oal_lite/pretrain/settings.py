@@ -1,0 +1,85 @@
+"""How the small models are trained, and on what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from oal_lite import presets, shapes
+from oal_lite.benchmarks import ImageSet, generator_for, load
+
+ASSETS = presets.ASSETS / "shapes"
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Sizes and lengths of the small models' training; every number a reader may want to change."""
+
+    seed: int = 1
+    n_images: int = 40_000  # rendered for pretraining alone; the student gets 5,000 others
+    batch_size: int = 64
+    crop: int = 0  # the teacher sees images shifted by up to so many pixels
+    teacher_width: int = 32  # channels of its first stage; its features are four times as wide
+    teacher_steps: int = 3000
+    teacher_lr: float = 0.02  # of Muon on the matrices; AdamW on the rest gets 1/20 of it
+    vae_width: int = 16  # channels of its first level
+    unet_width: int = 80  # the same
+    vae_steps: int = 2000
+    vae_lr: float = 2e-3
+    vae_perceptual: float = 0.05  # weight of the error in the teacher's feature maps
+    vae_kl: float = 0.02  # of the Kullback-Leibler term, in nats per pixel value
+    unet_steps: int = 13_000
+    unet_lr: float = 1e-3
+    token_scale: float = 1.0  # length of a class word's embedding
+    noise_shift: float = 0.4  # t / T = sigmoid(N(0, 1) - this): half of the draws lie below 0.4
+    p_image_feature: float = 0.5  # how often the word is replaced by the image's own feature
+    p_no_prompt: float = 0.1  # for classifier-free guidance
+
+
+SETTINGS = {
+    "shapes": PretrainSettings(),
+    # Sizes for one GPU, from what was seen on shapes; not tuned, and not yet run at full length.
+    "cifar10": PretrainSettings(
+        n_images=50_000, batch_size=128, crop=4, teacher_width=96, teacher_steps=40_000,
+        teacher_lr=0.01, vae_width=64, vae_steps=30_000, vae_lr=5e-4, vae_kl=0.002,
+        unet_width=160, unet_steps=100_000, unet_lr=4e-4,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the models learn from: class names, one word each, training images, ID validation."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: ImageSet
+    val: ImageSet
+
+
+def source_for(
+    name: str, settings: PretrainSettings, data_root: str | Path | None = None
+) -> Source:
+    """The training images of a preset: rendered shapes, or ID images of OpenOOD's layout.
+
+    Raises:
+        ValueError: if the preset has no settings here, or as `benchmarks.load`.
+    """
+    if name not in SETTINGS:
+        raise ValueError(f"no pretraining for preset {name!r}; choose one of {', '.join(SETTINGS)}")
+    if name == "shapes":
+        val = load("shapes", n_ood=1).val
+        return Source(name, shapes.ID_SHAPES, pretraining_images(settings), val)
+    # No OOD image is so much as read: one of each set is the least that the reader knows.
+    benchmark = load(name, data_root=data_root, n_train=settings.n_images, n_test=10, n_ood=1)
+    return Source(name, benchmark.class_names, benchmark.train, benchmark.val)
+
+
+def pretraining_images(settings: PretrainSettings) -> ImageSet:
+    """Render the images that the small models learn from: the ten ID shapes, and no other."""
+    each = settings.n_images // len(shapes.ID_SHAPES)
+    images = [
+        shapes.render(name, each, generator=generator_for(settings.seed, "pretrain", name))
+        for name in shapes.ID_SHAPES
+    ]
+    return ImageSet(torch.cat(images), torch.arange(len(images)).repeat_interleave(each))

@@ -1,0 +1,63 @@
+"""Training of the teacher."""
+
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from oal_lite.benchmarks import generator_for
+from oal_lite.checkpoint import Keeper
+from oal_lite.pretrain import loop
+from oal_lite.pretrain.models import build_teacher
+from oal_lite.pretrain.settings import PretrainSettings, Source, source_for
+from oal_lite.teacher import Teacher, to_float
+from oal_lite.train import augment
+
+
+def train_teacher(
+    settings: PretrainSettings, out: Path, device: str = "cpu", source: Source | None = None
+) -> dict:
+    """Train the teacher with cross-entropy, save `out/teacher`; returns manifest entries."""
+    started = time.perf_counter()
+    source = source or source_for("shapes", settings)
+    data = source.images
+    torch.manual_seed(settings.seed)  # transformers' own initialisation reads the global generator
+    model = build_teacher(source.class_names, settings.teacher_width).to(device).train()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=settings.teacher_lr, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=settings.teacher_lr / 20, weight_decay=0.05),
+    ]
+    schedules = [loop.cosine(o, settings.teacher_steps) for o in optimizers]
+    generator = generator_for(settings.seed, "teacher batches")
+    parts = {"model": model, "generator": generator}
+    parts |= {f"optimizer {i}": o for i, o in enumerate(optimizers)}
+    parts |= {f"schedule {i}": s for i, s in enumerate(schedules)}
+    keeper = Keeper(loop.unfinished(out, "teacher"), parts, loop.belongs_to(settings, source))
+    done = (keeper.restore() or {"steps": 0})["steps"]
+    bar = tqdm(range(done, settings.teacher_steps), desc="teacher")
+    for step in bar:
+        pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
+        images, labels = data.images[pick], data.labels[pick].to(device)
+        if settings.crop:
+            images = augment(images, generator, padding=settings.crop)
+        x = to_float(images.to(device))
+        loss = F.cross_entropy(model(x.flip(-1) if step % 2 else x).logits, labels)
+        model.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % loop.KEEP_EVERY == 0:
+            keeper.save({"steps": step + 1})
+    model.eval().save_pretrained(out / "teacher")
+    val = source.val
+    accuracy = (Teacher(model)(val.images).logits.argmax(1) == val.labels).float().mean().item()
+    return {"id_val_accuracy": accuracy, "seconds": round(time.perf_counter() - started)}

@@ -1,0 +1,178 @@
+"""Training of UNet and text encoder, the half of latent diffusion that knows prompts."""
+
+import copy
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from oal_lite.benchmarks import generator_for
+from oal_lite.checkpoint import Keeper
+from oal_lite.diffusion_outliers import (
+    decode,
+    encode,
+    load_pipeline,
+    prompt_tokens,
+    swapped_word,
+    synthesise,
+    word_embeddings,
+)
+from oal_lite.materials import Materials
+from oal_lite.presets import PROMPT, get_preset
+from oal_lite.pretrain import loop
+from oal_lite.pretrain.models import (
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
+from oal_lite.pretrain.settings import PretrainSettings, Source, source_for
+from oal_lite.study import train_one
+from oal_lite.teacher import Teacher
+from oal_lite.train import predict
+
+TEMPLATES = (PROMPT, "a picture of a {}", "the {}")
+
+
+def train_unet(
+    settings: PretrainSettings, out: Path, device: str = "cpu", source: Source | None = None
+) -> dict:
+    """Train UNet and text encoder on teacher features and VAE latents; save `out/pipeline`.
+
+    The loss is || v - v_hat ||^2 with v = a e - s x at latent x, noise e, and a^2 + s^2 = 1. The
+    noise level t / T is drawn logit-normally (Esser et al., ICML 2024, section 3.1).
+    What is saved is the exponential moving average of the weights.
+    """
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+    started = time.perf_counter()
+    source = source or source_for("shapes", settings)
+    data, names = source.images, source.class_names
+    teacher = Teacher.from_pretrained(out / "teacher", device=device)
+    features = F.normalize(teacher(data.images, progress=True).features, dim=1)
+    vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")  # or this machine's folder would ship with it
+    words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
+    tokenizer = build_tokenizer([*words, *names])
+
+    torch.manual_seed(settings.seed)
+    text_encoder = build_text_encoder(tokenizer, teacher.feature_dim)
+    unet = build_unet(teacher.feature_dim, settings.unet_width)
+    pieces = [tokenizer(w, add_special_tokens=False).input_ids for w in names]
+    if long := [name for name, p in zip(names, pieces, strict=True) if len(p) > 1]:
+        raise ValueError(f"class name {long[0]!r} is several tokens; give one word for each class")
+    class_ids = torch.tensor(pieces)[:, 0]
+    means = torch.stack([features[data.labels == c].mean(0) for c in range(len(class_ids))])
+    table = text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[class_ids] = F.normalize(means, dim=1) * settings.token_scale
+
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+        scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(device)  # fmt: skip
+    vae.requires_grad_(False)
+    class_ids = class_ids.to(device)
+    table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))  # class words stay put
+    latents, features = encode(pipeline, data.images).to(device), features.to(device)
+    prompts = [[prompt_tokens(tokenizer, t, w) for w in names] for t in TEMPLATES]
+    ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts]).to(device)
+    slots = torch.tensor([[position for _, position in row] for row in prompts], device=device)
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0].to(device)
+
+    both = nn.ModuleList([unet, text_encoder]).train()
+    average = torch.optim.swa_utils.AveragedModel(
+        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    )
+    optimizer = torch.optim.AdamW(both.parameters(), lr=settings.unet_lr, weight_decay=0.0)
+    schedule = loop.cosine(optimizer, settings.unet_steps)
+    alphas = pipeline.scheduler.alphas_cumprod.to(device)
+    all_labels = data.labels.to(device)
+    rows = torch.arange(settings.batch_size, device=device)
+    generator = generator_for(settings.seed, "unet batches")
+    n = settings.batch_size
+    parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
+             "generator": generator}  # fmt: skip
+    keeper = Keeper(loop.unfinished(out, "unet"), parts, loop.belongs_to(settings, source))
+    saved = keeper.restore() or {"steps": 0, "loss": None}
+    running = saved["loss"]
+    bar = tqdm(range(saved["steps"], settings.unet_steps), desc="diffusion")
+    for step in bar:
+        pick = torch.randint(len(data), (n,), generator=generator).to(device)
+        template = torch.randint(len(TEMPLATES), (n,), generator=generator).to(device)
+        chance = torch.rand(n, 2, generator=generator).to(device)
+        labels = all_labels[pick]
+        tokens, positions = ids[template, labels], slots[template, labels]
+        word = table[tokens[rows, positions]].detach()
+        own = chance[:, :1] < settings.p_image_feature
+        vectors = torch.where(own, features[pick] * settings.token_scale, word)
+        silent = chance[:, 1] < settings.p_no_prompt
+        tokens = torch.where(silent[:, None], empty, tokens)
+        vectors = torch.where(silent[:, None], table[tokens[rows, positions]], vectors)
+        with swapped_word(text_encoder, positions, vectors):
+            context = text_encoder(tokens)[0]
+
+        # Mostly the middle noise levels, where the outline is decided; a uniform draw would spend
+        # half of its steps where next to nothing of the image is left.
+        middle = torch.randn(n, generator=generator) - settings.noise_shift
+        t = (middle.sigmoid() * len(alphas)).long().to(device)
+        a, s = alphas[t].sqrt().view(n, 1, 1, 1), (1 - alphas[t]).sqrt().view(n, 1, 1, 1)
+        x = latents[pick]
+        e = torch.randn(x.shape, generator=generator).to(device)
+        loss = F.mse_loss(unet(a * x + s * e, t, context).sample, a * e - s * x)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(both)
+        if (step + 1) % 1000 == 0 or step + 1 == settings.unet_steps:
+            _save_half(pipeline, average.module, out / "pipeline")
+        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        if (step + 1) % loop.KEEP_EVERY == 0 or step + 1 == settings.unet_steps:
+            keeper.save({"steps": step + 1, "loss": running})
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{running:.4f}")
+    return {
+        "loss": running,
+        "seconds": round(time.perf_counter() - started),
+        **recognised(out, Teacher.from_pretrained(out / "teacher"), source),
+    }
+
+
+def _save_half(pipeline, weights: nn.ModuleList, folder: Path) -> None:  # noqa: ANN001
+    """Save the pipeline with these weights of UNet and text encoder, in half precision."""
+    half = copy.deepcopy(pipeline)
+    half.unet.load_state_dict(weights[0].state_dict())
+    half.text_encoder.load_state_dict(weights[1].state_dict())
+    half.to(torch.float16).save_pretrained(folder)
+
+
+def recognised(
+    folder: Path, teacher: Teacher, source: Source, *, each: int = 30, guidance: float = 7.5
+) -> dict:
+    """Share of samples from plain prompts that classifiers of real images name as they were asked.
+
+    The judges are the teacher and, of shapes, a ResNet-18 trained on the benchmark with
+    cross-entropy alone, which has no part in the diffusion model.
+    """
+    pipeline = load_pipeline(folder / "pipeline")
+    names = source.class_names
+    words = word_embeddings(pipeline, names).repeat_interleave(each, 0)
+    latents = synthesise(pipeline, words, names, steps=20, guidance=guidance)
+    images, asked = decode(pipeline, latents), torch.arange(len(names)).repeat_interleave(each)
+
+    def share(logits: Tensor) -> float:
+        return round((logits.argmax(1) == asked).float().mean().item(), 4)
+
+    found = {"named_right_by_teacher": share(teacher(images).logits)}
+    if source.name == "shapes":
+        materials = Materials(get_preset("shapes"), 0)
+        materials.teacher = teacher
+        _, judge = train_one("ce", materials)
+        found["named_right_by_resnet"] = share(predict(judge, images)[0])
+    return {**found, "samples": len(asked), "guidance": guidance}
