@@ -85,16 +85,34 @@ def need_finite(**values: Tensor) -> None:
             )
 
 
-def need_generator(generator: object) -> None:
-    """Refuse what is neither a `torch.Generator` nor None.
+def need_generator(generator: object, *, or_none: bool = True) -> None:
+    """Refuse what is neither a `torch.Generator` nor, where that is allowed, None.
 
     Raises:
         ValueError: with the way to make one.
     """
-    if generator is not None and not isinstance(generator, torch.Generator):
+    if not (or_none and generator is None) and not isinstance(generator, torch.Generator):
         raise ValueError(
-            f"generator={_short(generator)}; expected torch.Generator().manual_seed(0), or None"
+            f"generator={_short(generator)}; expected torch.Generator().manual_seed(0)"
         )
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ValueError: with the devices that there are.
+    """
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    kinds += ["mps"] * torch.backends.mps.is_available()
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {device!r}; here are {', '.join(kinds)}") from None
+    if wanted.type not in kinds:
+        raise ValueError(f"device {device!r} is not on this machine; here are {', '.join(kinds)}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
 
 
 def finite_loss(value: Tensor, name: str) -> Tensor:

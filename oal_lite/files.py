@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary folder, then move its files into `folder`, each of them whole.
+
+    Files that are there under other names stay. For models, which libraries save as folders.
+    """
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
+        write(Path(temporary))
+        for file in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
+            place = folder / file.relative_to(temporary)
+            make_folder(place.parent)
+            os.replace(file, place)
 
 
 def _sweep(path: Path) -> None:

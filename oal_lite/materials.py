@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
+from oal_lite.arguments import need_generator, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, write_tensors
@@ -349,6 +350,8 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
     Raises:
         ValueError: if there are fewer than n.
     """
+    need_whole(n_latents=n)
+    need_generator(generator, or_none=False)
     if n < 1:
         raise ValueError(f"{n} picks; at least one is needed (n_latents)")
     if n > len(classes):

@@ -152,7 +152,7 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
     Raises:
         ValueError: if there is no preset of that name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
     if not quick:

@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from oal_lite.arguments import need_floats, need_generator, need_integers, need_number
+from oal_lite.images import check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import LatentStem
@@ -126,7 +128,7 @@ def get_arm(name: str) -> Arm:
     Raises:
         ValueError: if there is none of that name.
     """
-    if name not in ARMS:
+    if not isinstance(name, str) or name not in ARMS:
         raise ValueError(f"unknown arm {name!r}; choose from {', '.join(ARMS)}")
     return ARMS[name]
 
@@ -136,6 +138,8 @@ def column_means(latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n w"]:
 
     A 4 x 64 x 64 latent becomes 64 numbers; where things are, and in which channel, is lost.
     """
+    if latents.ndim != 4:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected (n, c, h, w)")
     return latents.mean(dim=(1, 2))
 
 
@@ -149,6 +153,10 @@ LATENT_VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
     """Gaussian noise in the place of every outlier, with the same mean and spread: a control."""
+    need_generator(generator, or_none=False)
+    _check_outliers(outliers)
+    if min(outliers.vectors.numel(), outliers.latents.numel()) < 2:
+        raise ValueError("one number has no spread to imitate; pass more outliers")
 
     def noise(x: Tensor) -> Tensor:
         return x.mean() + x.std() * torch.randn(x.shape, generator=generator)
@@ -184,14 +192,38 @@ def build_terms(
         real: OOD images for `arm.exposure` of `"real"`.
 
     Raises:
-        ValueError: if the arm needs something that it does not get.
+        ValueError: if the arm needs something that it does not get, or gets what cannot be: a
+            weight below 0, no outliers, NaN, labels of another length.
     """
+    _check_arm(arm, weights)
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
     if arm.exposure in ("matched", "latent") and autoencoded is None:
         raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
+    if outliers is not None:
+        _check_outliers(outliers)
+    if autoencoded is not None:
+        _check_labelled(autoencoded.latents, autoencoded.labels, "encoded ID images")
+    if arm.exposure == "real":
+        check_images(real, "real OOD images")
+    if arm.exposure == "decoded":
+        check_images(outliers.images, "decoded outliers")
+    if arm.exposure == "matched":
+        if autoencoded.images is None:
+            raise ValueError("exposure 'matched' needs decoded ID images: Autoencoded(images=...)")
+        check_images(autoencoded.images, "decoded ID images")
+    if arm.exposure == "latent" and autoencoded.latents.shape[1:] != outliers.latents.shape[1:]:
+        raise ValueError(
+            f"encoded ID images have latents of {tuple(autoencoded.latents.shape[1:])} and "
+            f"outliers of {tuple(outliers.latents.shape[1:])}; take both from one pipeline"
+        )
+    if arm.micl and outliers.vectors.shape[1] != teacher_dim:
+        raise ValueError(
+            f"outliers have {outliers.vectors.shape[1]} numbers each and the teacher's features "
+            f"{teacher_dim}; take both from one teacher"
+        )
     terms: list[Term] = [CrossEntropy()]
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
@@ -214,6 +246,49 @@ def build_terms(
             Reconstructions(weights.reconstructions, autoencoded.images, autoencoded.labels)
         )
     return nn.ModuleList(terms)
+
+
+EXPOSURES = (None, "decoded", "matched", "real", "latent")
+
+
+def _check_arm(arm: Arm, weights: LossWeights) -> None:
+    """Refuse an arm of parts that are not there, and weights that are none."""
+    if arm.exposure not in EXPOSURES:
+        raise ValueError(
+            f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
+        )
+    if arm.latent_vector not in LATENT_VECTORS:
+        known = ", ".join(LATENT_VECTORS)
+        raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
+    if arm.micl is not None and len(arm.micl) != 2:
+        raise ValueError(f"micl {arm.micl!r}: expected (pairing, fit), as ('class', 'likelihood')")
+    if not arm.outliers and (arm.micl or arm.exposure in ("decoded", "matched", "latent")):
+        raise ValueError(
+            f"an arm with micl={arm.micl} and exposure={arm.exposure!r} needs outliers: name their "
+            "selection, as Arm(outliers='farthest')"
+        )
+    for name, weight in vars(weights).items():
+        need_number(**{name: weight})
+        if weight < 0:
+            raise ValueError(f"weight {name}={weight}; expected 0 or more: losses are made small")
+
+
+def _check_outliers(outliers: Outliers) -> None:
+    _check_labelled(outliers.vectors, outliers.vector_classes, "k-NN outliers")
+    _check_labelled(outliers.latents, outliers.latent_classes, "latent outliers")
+
+
+def _check_labelled(x: Tensor, classes: Tensor, name: str) -> None:
+    """Refuse an empty set, NaN, and classes that are not one whole number of 0 or more each."""
+    need_floats(**{name: x})
+    need_integers(**{f"classes of the {name}": classes})
+    if not len(x) or classes.shape != x.shape[:1] or classes.min() < 0:
+        raise ValueError(
+            f"{name} have shape {tuple(x.shape)} and their classes {tuple(classes.shape)}; "
+            "expected at least one, and a class of 0 or more for each"
+        )
+    if not x.isfinite().all():
+        raise ValueError(f"{name} hold NaN or infinity; find what produced them")
 
 
 def _micl(

@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from oal_lite import claims, report, study
     from oal_lite.ablations import ABLATIONS
+    from oal_lite.arguments import check_device
     from oal_lite.files import make_folder
-    from oal_lite.train import check_device
     from oal_lite.workers import default_workers
 
     if arguments.ablation == "list":

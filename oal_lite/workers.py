@@ -37,7 +37,7 @@ class Task:
 
 def default_workers(device: str, trainings: int) -> int:
     """As many as there are cores and trainings; one where a GPU does the work."""
-    if not device.startswith("cpu"):
+    if not str(device).startswith("cpu"):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, trainings, MOST))
