@@ -55,6 +55,10 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     selections = {r.outliers for r in recipes if r.outliers}
     passes = sum(1 + bool(r.exposure) for r in recipes)  # outlier exposure doubles the batch
     guided = 2 if d.guidance > 1 else 1
+    if not _paper_size(preset.teacher):
+        teacher = 0.0
+    if not _paper_size(preset.pipeline):
+        unet = decoder = 0.0
     stages = {
         "teacher on all views": n_train * s.n_views * teacher,
         "teacher on ID features": preset.n_per_class * layout.n_classes * teacher,
@@ -65,6 +69,11 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         "scoring": len(arms) * n_scored * forward,
     }
     return {name: seeds * value for name, value in stages.items()}
+
+
+def _paper_size(model: str) -> bool:
+    """Whether this is a model whose size is known here: one of the hub's, not a small one."""
+    return weights.HUB_ID.fullmatch(model) is not None
 
 
 def describe(
@@ -112,6 +121,11 @@ def _models(preset: Preset) -> list[str]:
             lines.append(f"{part.capitalize()}: random weights, made on the fly.")
         elif Path(name).is_dir():
             lines.append(f"{part.capitalize()}: a folder on this machine; nothing to download.")
+        elif not _paper_size(name):
+            lines.append(
+                f"{part.capitalize()}: {name} is not there yet; make it with python -m "
+                f"oal_lite.pretrain --preset {preset.name}; its FLOPs are not in the sum."
+            )
         elif weights.in_cache(name):
             lines.append(f"{part.capitalize()}: {name}, in the local cache; nothing to download.")
         else:

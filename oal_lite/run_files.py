@@ -17,7 +17,8 @@ RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a r
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
     "__main__.py", "ablations.py", "budget.py", "claims.py", "command.py", "contrastive_bounds.py",
-    "costs.py", "maps.py", "notebooks.py", "plots.py", "report.py", "study_command.py",
+    "costs.py", "maps.py", "notebooks.py", "plots.py", "readme.py", "report.py",
+    "study_command.py",
 )  # fmt: skip
 
 

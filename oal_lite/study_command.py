@@ -2,6 +2,7 @@
 
 Finished runs are read again, so a study that was interrupted goes on where it stopped, and two
 processes with different seeds (`--first`) share the work. A last call with all seeds collects.
+The results of the preset `shapes` go into `study.json`, those of another into a file of its name.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train what is missing; write `study.json`; print its tables and the claims.
+    """Train what is missing; write the study's file; print its tables and the claims.
 
     Raises:
         ValueError, OSError: for what the arguments ask for and cannot have.
@@ -56,7 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     device = arguments.device or study.default_device()
     check_device(device)
     study.find_models(preset, arms, progress=say)
-    path = Path(arguments.out) / "study.json"
+    # A smoke run, or another benchmark, must not write over the study that the notebooks show.
+    name = "study" if preset.name == "shapes" else preset.name
+    path = Path(arguments.out) / f"{name}.json"
     make_folder(path.parent)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     how = {"runs": arguments.runs, "device": device, "progress": say}

@@ -70,7 +70,7 @@ def tiny_study(tiny_preset, tmp_path, monkeypatch):
     )
     how = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
     how += ["--workers", "1"]  # other processes would not see what is patched here
-    return (lambda *words: main([*words, *how])), trained, tmp_path / "out" / "study.json"
+    return (lambda *words: main([*words, *how])), trained, tmp_path / "out" / "tiny.json"
 
 
 def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study, capsys):

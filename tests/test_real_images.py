@@ -188,6 +188,13 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
     assert budget.flop(get_preset(name), ["ce"], 1)["diffusion latents"] == 0
 
 
+def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(capsys):
+    assert main(["--preset", "cifar10-small", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("python -m oal_lite.pretrain --preset cifar10-small") == 2
+    assert "downloaded, models" not in text and "  teacher on all views" not in text
+
+
 def test_the_dry_run_of_shapes_needs_nothing(capsys, no_network):
     assert main(["--dry-run"]) == 0
     out, _ = capsys.readouterr()

@@ -1,13 +1,13 @@
 """The files around the package agree with each other."""
 
-import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
-from oal_lite import claims
+from oal_lite import readme
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,9 +60,13 @@ def test_every_picture_and_notebook_that_the_readme_names_is_there():
         assert (ROOT / target).exists(), target
 
 
-def test_the_readme_tables_are_those_of_the_study():
-    study = json.loads((ROOT / "figures" / "study.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    table, caption, *_ = study["markdown"].split("\n\n")
-    for row in [*table.splitlines(), caption, *claims.markdown(study).splitlines()]:
-        assert row in readme
+def test_the_readme_tables_are_those_of_the_files_in_figures():
+    text = (ROOT / "README.md").read_text()
+    assert readme.fill(text, readme.tables(ROOT / "figures")) == text, "python -m oal_lite.readme"
+
+
+def test_marks_are_filled_and_their_lack_is_named():
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->"
+    assert readme.fill(text, {"x": "new"}) == "a\n<!-- x -->\n\nnew\n\n<!-- /x -->\nb <!-- y -->"
+    with pytest.raises(ValueError, match="0 pairs of marks '<!-- y -->'"):
+        readme.fill(text, {"y": "new"})

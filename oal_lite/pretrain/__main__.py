@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("part", choices=["teacher", "diffusion", "autoencoder", "unet"])
-    parser.add_argument("--preset", default="shapes", help="shapes (default) or cifar10")
+    parser.add_argument(
+        "--preset", default="shapes", help=f"{', '.join(SETTINGS)} (default: shapes)"
+    )
     parser.add_argument("--data-root", help="folder of real images in OpenOOD v1.5's layout")
     parser.add_argument(
         "--out", type=Path, help="default: the shipped folder for shapes, else models/PRESET"

@@ -7,6 +7,7 @@ import torch
 
 from oal_lite import presets, shapes
 from oal_lite.benchmarks import ImageSet, generator_for, load
+from oal_lite.presets import get_preset
 
 ASSETS = presets.ASSETS / "shapes"
 
@@ -44,6 +45,10 @@ SETTINGS = {
         teacher_lr=0.01, vae_width=64, vae_steps=30_000, vae_lr=5e-4, vae_kl=0.002,
         unet_width=160, unet_steps=100_000, unet_lr=4e-4,
     ),
+    # For two CPU cores: an hour each for the teacher and for the diffusion model.
+    "cifar10-small": PretrainSettings(
+        n_images=50_000, crop=4, teacher_steps=8_000, vae_kl=0.002,
+    ),
 }  # fmt: skip
 
 
@@ -71,7 +76,8 @@ def source_for(
         val = load("shapes", n_ood=1).val
         return Source(name, shapes.ID_SHAPES, pretraining_images(settings), val)
     # No OOD image is so much as read: one of each set is the least that the reader knows.
-    benchmark = load(name, data_root=data_root, n_train=settings.n_images, n_test=10, n_ood=1)
+    sizes = {"n_train": settings.n_images, "n_test": 10, "n_ood": 1}
+    benchmark = load(get_preset(name).benchmark, data_root=data_root, **sizes)
     return Source(name, benchmark.class_names, benchmark.train, benchmark.val)
 
 

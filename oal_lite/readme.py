@@ -1,0 +1,88 @@
+"""The README's tables of results, made from the files in `figures/`: `python -m oal_lite.readme`.
+
+The README holds pairs of marks, `<!-- name -->` and `<!-- /name -->`; what stands between them is
+written here and by nobody else, so that a new study or benchmark cannot leave an old number behind.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from oal_lite import claims, report
+from oal_lite.files import write_atomically
+
+
+def tables(figures: Path) -> dict[str, str]:
+    """Every table by the name of its marks: arms, paired, claims, ablations, performance."""
+    study = json.loads((figures / "study.json").read_text())
+    speed = json.loads((figures / "performance.json").read_text())
+    arms, caption, paired, *_ = study["markdown"].split("\n\n")
+    seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
+    fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
+    made = (
+        f"Made on {study['made']} ({study['machine']}). One training after the common start takes "
+        f"{seconds[fastest]:.0f} s (`{fastest}`) to {seconds[slowest]:.0f} s (`{slowest}`)."
+    )
+    return {
+        "arms": f"{arms}\n\n{caption} {made}",
+        "paired": paired,
+        "claims": claims.markdown(study),
+        "ablations": "\n\n".join(map(_ablation, study["ablations"].values())),
+        "performance": _performance(speed),
+    }
+
+
+def _ablation(section: Mapping) -> str:
+    """The question of an ablation, and its table of arms with the seconds of a training."""
+    header, rule, *rows = section["markdown"].split("\n\n")[0].splitlines()
+    seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
+    lines = [f"{header} training, s |", f"{rule} ---: |"]
+    for row, cost in zip(rows, section["cost"].values(), strict=True):
+        lines.append(f"{row} {cost['training, s']:.0f} |")
+    return f"**{section['question']}** ({seeds} seeds)\n\n" + "\n".join(lines)
+
+
+def _performance(speed: Mapping) -> str:
+    rows = [
+        [name, row["against"], f"{row['ratio']:.{0 if row['ratio'] >= 10 else 1}f}",
+         f"{row['target']:g}" if row["target"] else ""]
+        for name, row in speed["ratios"].items()
+    ]  # fmt: skip
+    limits = [
+        [name, f"{row['value']:.2g}" if row["value"] < 10 else f"{row['value']:.0f}",
+         f"at most {row['limit']:g}" if row["limit"] else ""]
+        for name, row in speed["limits"].items()
+    ]  # fmt: skip
+    machine = speed["machine"]
+    return (
+        report.markdown_table(["stage", "against", "times as fast", "aim"], *rows)
+        + "\n\n"
+        + report.markdown_table(["cost", "measured", "limit"], *limits)
+        + f"\n\nMeasured on {machine['date']}: {machine['cores']} CPU cores, {machine['threads']} "
+        f"threads, torch {machine['torch']}, float32."
+    )
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Put each part between its marks.
+
+    Raises:
+        ValueError: if a part's marks are not there exactly once.
+    """
+    for name, part in parts.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, found = marks.subn(lambda m, part=part: f"{m[1]}\n{part}\n\n{m[2]}", text)
+        if found != 1:
+            raise ValueError(
+                f"{found} pairs of marks '<!-- {name} -->', '<!-- /{name} -->'; expected one"
+            )
+    return text
+
+
+if __name__ == "__main__":
+    readme = Path("README.md")
+    filled = fill(readme.read_text(encoding="utf-8"), tables(Path("figures")))
+    write_atomically(readme, lambda p: p.write_text(filled, encoding="utf-8"))
+    sys.stdout.write(f"wrote the tables of {readme}\n")
