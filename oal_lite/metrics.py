@@ -222,7 +222,8 @@ def mean_interval(values: Numbers, level: float = 0.95) -> tuple[float, float, f
             f"values has {array.size} number but an interval needs at least 2: run more seeds, or "
             "report the single value without an interval."
         )
-    mean, error = _mean_and_error(array)
+    with np.errstate(over="ignore"):
+        mean, error = _mean_and_error(array)
     half = stats.t.ppf((1 + level) / 2, array.size - 1) * error
     if not np.isfinite([mean - half, mean + half]).all():
         raise ValueError(
@@ -266,7 +267,8 @@ def paired_test(a: Numbers, b: Numbers, level: float = 0.95) -> PairedTest:
         raise ValueError(
             f"a and b hold {first.size} pair but a paired test needs at least 2: run more seeds."
         )
-    differences = first - second
+    with np.errstate(over="ignore"):  # what overflows is told of by `mean_interval`
+        differences = first - second
     rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(first), np.abs(second))
     differences[np.abs(differences) <= rounding] = 0.0
     mean, low, high = mean_interval(differences, level)
@@ -367,6 +369,8 @@ def _mean_and_error(array: Float[np.ndarray, " n"]) -> tuple[float, float]:
 def _as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
     """Float64 vector of finite numbers, or a ValueError that says what is wrong with them."""
     if isinstance(values, Tensor):
+        if values.is_complex():
+            raise ValueError(f"{name} are of type {values.dtype}: pass real numbers.")
         values = values.detach().cpu().double().numpy()
     try:
         array = np.asarray(values, dtype=np.float64)
