@@ -86,7 +86,8 @@ def lab(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     environment = {
-        **os.environ, "OAL_LITE_SMOKE": os.environ.get("OAL_LITE_SMOKE", "1"), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1",
+        **os.environ, "OAL_LITE_SMOKE": os.environ.get("OAL_LITE_SMOKE", "1"),
+        "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1",
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "JUPYTER_DATA_DIR": str(folder / "data"),
