@@ -10,6 +10,8 @@ what its text says: `selection="farthest"` is the text, `"as_released"` the code
 same picks and hardly builds a candidate: `knn_pruning` says how.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
@@ -25,7 +27,7 @@ from oal_lite.arguments import (
     need_tensor,
     need_whole,
 )
-from oal_lite.knn_pruning import contests, edge, rounds_at_once, undefeated
+from oal_lite.knn_pruning import contests, drifts, edge, rounds_at_once, undefeated, winners
 
 Selection = Literal["farthest", "as_released", "random"]
 
@@ -255,9 +257,11 @@ def sample_outliers(
     """
     _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
     need_generator(generator)
-    z = unit(features.double())
-    boundary = _boundary(z, k, n_boundary)
-    (outliers,) = _sample(z, boundary, k, n_candidates, sigma, keep, selection, [generator])
+    with ThreadPoolExecutor(1) as pool:
+        noises = _Noise([[generator]], n_candidates, features.shape[1], features.device, pool)
+        z = unit(features.double())
+        boundary = _boundary(z, k, n_boundary)
+        (outliers,) = _sample(z, boundary, noises, k, sigma, keep, selection)
     return outliers.to(features.dtype)
 
 
@@ -321,15 +325,21 @@ def sample_outliers_per_class(
     source = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=source))
     together = rounds_at_once(features.shape, n_boundary, n_candidates)
+    starts = range(0, rounds, together)
+    splits = (
+        [round_generator(seed, c, r) for r in range(rounds)[start : start + together]]
+        for c in range(n_classes)
+        for start in starts
+    )
     outliers = []
-    for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
-        z = unit(features[labels == c].double())
-        boundary = _boundary(z, k, n_boundary)
-        splits = [round_generator(seed, c, r) for r in range(rounds)]
-        for start in range(0, rounds, together):
-            some = splits[start : start + together]
-            kept = _sample(z, boundary, k, n_candidates, sigma, keep, selection, some)
-            outliers.append(kept.flatten(0, 1).to(features.dtype))
+    with ThreadPoolExecutor(1) as pool:
+        noises = _Noise(splits, n_candidates, features.shape[1], features.device, pool)
+        for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
+            z = unit(features[labels == c].double())
+            boundary = _boundary(z, k, n_boundary)
+            for _ in starts:
+                kept = _sample(z, boundary, noises, k, sigma, keep, selection)
+                outliers.append(kept.flatten(0, 1).to(features.dtype))
     classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
     return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
 
@@ -353,20 +363,45 @@ def _boundary(z, k, n_boundary):
     return _largest(edge(z, k, n_boundary), n_boundary)
 
 
-def _sample(z, boundary, k, n_candidates, sigma, keep, selection, generators):
-    """Outliers of one class, one round for each generator: (r, b * keep, d)."""
-    draws = [draw_noise(n_candidates, z.shape[1], g, z.device) for g in generators]
-    noise = torch.stack(draws) if len(draws) > 1 else draws[0][None]
+class _Noise:
+    """Noise of some rounds at a time, each from a generator of its own, drawn in a thread.
+
+    Drawing keeps one core busy, as long as all does that follows the large product.
+    """
+
+    def __init__(self, splits, n: int, d: int, device: torch.device, pool: Executor):
+        def draw(generators):
+            return generators, torch.stack([draw_noise(n, d, g, device) for g in generators])
+
+        self._coming = (pool.submit(draw, generators) for generators in splits)
+        self.start()
+
+    def start(self) -> None:
+        """Begin to draw the next, if there is a next."""
+        self._next = next(self._coming, None)
+
+    def take(self) -> tuple[Sequence[Generator | None], Float[Tensor, "r n d"]]:
+        """Wait for what was begun: generators and their noise."""
+        return self._next.result()
+
+
+def _sample(z, boundary, noises, k, sigma, keep, selection):
+    """Outliers of one class from the next noises: (r, b * keep, d)."""
+    gram, b = z[boundary] @ z.T, len(boundary)
+    generators, noise = noises.take()
+    r, s, _ = noise.shape
     if selection == "random":
-        distances = z.new_empty(len(noise), len(boundary), n_candidates)
+        noises.start()
+        shape = z.new_empty(b, s)
+        picks = torch.stack([select_candidates(shape, keep, "random", g) for g in generators])
     else:
-        distances = undefeated(z, boundary, noise, k=k, sigma=sigma, keep=keep, selection=selection)
-    outliers = []
-    for r, generator in enumerate(generators):
-        picks = select_candidates(distances[r], keep, selection, generator)
-        b, s = picks // n_candidates, picks % n_candidates
-        outliers.append(unit(z[boundary[b]] + sigma * noise[r, s].double()))
-    return torch.stack(outliers)
+        drift = drifts(z, noise, sigma)
+        noises.start()  # the product takes all cores, and what follows does not
+        how = dict(k=k, sigma=sigma, keep=keep, selection=selection)
+        left = undefeated(z, boundary, gram, noise, drift, **how)
+        picks = winners(*left, r=r, b=b, s=s, keep=keep, selection=selection)
+    moves = noise[torch.arange(r, device=z.device)[:, None], picks % s]
+    return unit(z[boundary[picks // s]] + sigma * moves.double())
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
@@ -396,11 +431,12 @@ def _check(features, k=1, n_boundary=1, n_candidates=1, sigma=0.0, keep=1, selec
         _need(1 <= value <= top, f"{name} = {value}: expected 1 to {top}; {cure}")
     _check_choice(keep, n_candidates, selection)
     _check_sigma(sigma)
-    finite, lengths = features.isfinite().all(dim=1), features.norm(dim=1)
+    lengths = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    largest = torch.finfo(features.dtype).max
     for bad, what in (
-        (~finite, "NaN or infinite values"),
+        (~lengths.isfinite(), "NaN or infinite values"),
         (lengths == 0, "zero length, so no direction"),
-        (finite & lengths.isinf(), f"a length beyond the range of {features.dtype}"),
+        (lengths > largest, f"a length beyond the range of {features.dtype}"),
     ):
         rows = bad.nonzero().flatten().tolist()
         _need(not rows, f"features in rows {rows[:5]} have {what}: drop {len(rows)} such rows")

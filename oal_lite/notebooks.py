@@ -94,7 +94,8 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
 def tidy(notebook):  # noqa: ANN001, ANN201
     """Make an executed notebook fit to be kept; it is changed.
 
-    Widget views and progress bars go; they mean nothing without the kernel that drew them. Large
+    Widget views and progress bars go; they mean nothing without the kernel that drew them. So do
+    tracebacks, but for their last line: they hold paths of the machine that ran the notebook. Large
     pictures are reduced to 256 colours. Every picture gets words for those who cannot see it: a
     panel's own, or the sentence "What to see" that follows it.
     """
@@ -106,6 +107,8 @@ def tidy(notebook):  # noqa: ANN001, ANN201
         cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
         following = notebook.cells[i + 1].source if i + 1 < len(notebook.cells) else ""
         for output in cell.outputs:
+            if output.output_type == "error":
+                output.traceback = [f"{output.ename}: {output.evalue}"]
             data = output.get("data", {})
             data.pop(WIDGET_VIEW, None)
             if "image/png" in data:

@@ -43,17 +43,17 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     return path
 
 
-def keep(figure, name: str, *, dpi: int = 110) -> Path | None:  # noqa: ANN001
+def keep(figure, name: str, *, dpi: int = 110) -> None:  # noqa: ANN001
     """Write a notebook's figure to `figures/<name>.png` of the checkout; nothing in smoke size.
 
     The checkout is the nearest folder at or above the current one that holds `pyproject.toml`.
-    Outside of one (a notebook that was carried away) nothing is written and None returned.
+    Outside of one (a notebook that was carried away) nothing is written. Nothing is returned, so
+    that no path is printed where this is a cell's last line.
     """
     folder = Path.cwd()
     roots = [f for f in (folder, *folder.parents) if (f / "pyproject.toml").exists()]
-    if smoke() or not roots:
-        return None
-    return save(figure, roots[0] / "figures" / f"{name}.png", dpi=dpi)
+    if roots and not smoke():
+        save(figure, roots[0] / "figures" / f"{name}.png", dpi=dpi)
 
 
 def image_grid(

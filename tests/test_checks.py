@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from oal_lite import checks, knn_outliers, metrics, mutual_information, scores
+from oal_lite.checks.answers import NotRight
 
 RIGHT = {
     "check_energy": lambda logits: -torch.logsumexp(logits, 1),
@@ -15,10 +16,10 @@ RIGHT = {
     "check_own_percentile": lambda d, p: (
         (d[p // d.shape[1]] < d.flatten()[p][:, None]).double().mean(1)
     ),
-    "check_sigma_for_cosine": 0.01748,
+    "check_sigma_for_cosine": lambda cosine, d: math.tan(math.acos(cosine)) / d**0.5,
     "check_gaussian_mutual_information": lambda rho, d: -d / 2 * math.log(1 - rho**2),
     "check_club": mutual_information.club_naive,
-    "check_most_information_from_class_pairs": 2.3026,
+    "check_most_information_from_class_pairs": math.log,
 }
 
 SLIPS = [
@@ -62,8 +63,14 @@ SLIPS = [
         lambda d, p: (d[p // 40] > d.flatten()[p][:, None]).double().mean(1),
         "FARTHER",
     ),
-    ("check_sigma_for_cosine", math.sqrt(1 / 0.81 - 1), "length of the whole noise"),
-    ("check_sigma_for_cosine", 0.07, "expected"),
+    (
+        "check_sigma_for_cosine",
+        lambda cosine, d: math.sqrt(1 / cosine**2 - 1),
+        "length of the whole noise",
+    ),
+    ("check_sigma_for_cosine", lambda cosine, d: (1 / cosine**2 - 1) / d, "take the root"),
+    ("check_sigma_for_cosine", lambda cosine, d: ((1 / cosine - 1) / d) ** 0.5, "square the"),
+    ("check_sigma_for_cosine", lambda cosine, d: 0.01748, "128 dimensions gives 0.0175, expected"),
     (
         "check_gaussian_mutual_information",
         lambda rho, d: -d * math.log(1 - rho**2),
@@ -83,8 +90,9 @@ SLIPS = [
     ("check_club", lambda m, v, y: -mutual_information.club(m, v, y), "sign"),
     ("check_club", lambda m, v, y: mutual_information.club(m, v / 2, y), "not by its root"),
     ("check_club", lambda m, v, y: mutual_information.club(m, v, y) / y.shape[1], "sum over"),
-    ("check_most_information_from_class_pairs", math.log2(10), "bits"),
-    ("check_most_information_from_class_pairs", 10, "logarithm"),
+    ("check_most_information_from_class_pairs", math.log2, "bits"),
+    ("check_most_information_from_class_pairs", lambda n: n, "logarithm"),
+    ("check_most_information_from_class_pairs", lambda n: 2.3026, "2 classes"),
 ]
 
 
@@ -112,9 +120,32 @@ def test_the_librarys_own_functions_pass():
     assert checks.check_gaussian_mutual_information(mutual_information.gaussian_mutual_information)
 
 
-def test_an_unwritten_exercise_says_so_itself():
+def test_an_unwritten_exercise_says_so_in_one_sentence():
     def stub(logits):
         raise NotImplementedError("write your answer here")
 
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="^Not written yet: put your answer") as caught:
         checks.check_energy(stub)
+    assert caught.value._render_traceback_() == [str(caught.value)]
+
+
+def test_an_error_in_the_readers_code_is_told_with_its_line():
+    def broken(logits):
+        return logits.logsum(1)
+
+    with pytest.raises(NotRight, match=r"AttributeError at `return logits.logsum\(1\)`: 'Tensor'"):
+        checks.check_energy(broken)
+
+
+def test_jupyter_shows_a_hint_and_no_line_of_the_check(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    shell.user_ns["check"] = checks.check_auroc
+    shell.run_cell("check(lambda i, o: (o[:, None] > i).float().mean())")
+    InteractiveShell.clear_instance()
+    told = capsys.readouterr()
+    text = told.out + told.err
+    assert "auroc is not right yet: ties do not count at all; a tie is worth one half." in text
+    assert "slips" not in text
+    assert len(text.strip().splitlines()) == 1

@@ -1,5 +1,7 @@
 """The panel itself; each panel's own numbers are tested beside it."""
 
+import base64
+
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
@@ -27,7 +29,17 @@ def test_a_move_changes_picture_sentence_and_alternative_text(panel):
     panel.controls["height"].value = 5
     assert panel.image.value != before
     assert "lies at 5" in panel.sentence.value
-    assert panel.image.alt == "a line. the line is red and lies at 5"
+    assert 'alt="a line. the line is red and lies at 5"' in panel.image.value
+
+
+def test_words_with_marks_and_signs_do_not_break_the_picture():
+    def render(height):
+        return draw(height, "red")[0], f'"high" & <b>{height}</b> < 10'
+
+    panel = Panel({"height": ipywidgets.IntSlider(3, 0, 9)}, render, alt="a line")
+    assert 'alt="a line. &quot;high&quot; &amp; 3 &lt; 10"' in panel.image.value
+    assert panel.image.value.count("<img") == 1
+    assert 'width="72" height="72"' in panel.image.value
 
 
 def test_reset_brings_back_the_first_picture(panel):
@@ -41,7 +53,7 @@ def test_reset_brings_back_the_first_picture(panel):
 
 def test_without_a_kernel_the_picture_and_the_sentence_remain(panel):
     bundle = panel._repr_mimebundle_()
-    assert bundle["image/png"] == panel.image.value
+    assert base64.b64encode(bundle["image/png"]).decode() in panel.image.value
     assert bundle["text/plain"] == "[a line] the line is red and lies at 3"
     assert "application/vnd.jupyter.widget-view+json" in bundle
 

@@ -1,7 +1,8 @@
 """Checks of the notebooks' exercises: one module per notebook, all re-exported here.
 
-Every `check_...` takes what the exercise asks for (a function or a number). It returns one sentence
-if the answer is right, and raises AssertionError with one helpful sentence if it is not.
+Every `check_...` takes the function that the exercise asks for. It returns one sentence if the
+answer is right. If it is not, it raises `answers.NotRight`, or `answers.NotWritten` for a stub,
+with one helpful sentence; Jupyter shows that sentence and no traceback.
 """
 
 from oal_lite.checks.knn_outliers import (

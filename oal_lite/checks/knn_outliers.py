@@ -6,13 +6,14 @@ from collections.abc import Callable
 import torch
 
 from oal_lite import knn_outliers
-from oal_lite.checks.answers import compare
+from oal_lite.checks.answers import compare, exercise
 
 
 def _cloud(n: int, d: int, seed: int) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@exercise
 def check_kth_distance(kth_distance: Callable) -> str:
     """`kth_distance(queries, bank, k)` is the squared distance to the k-th nearest row."""
     bank = knn_outliers.unit(_cloud(30, 5, 0) + 1)
@@ -35,6 +36,7 @@ def check_kth_distance(kth_distance: Callable) -> str:
     return "Right: the k-th smallest squared distance, for k = 1, 4 and all 30."
 
 
+@exercise
 def check_own_percentile(own_percentile: Callable) -> str:
     """`own_percentile(distances, picks)`: share of a pick's own row that lies nearer than it."""
     distances = _cloud(6, 40, 2).square()
@@ -57,14 +59,21 @@ def check_own_percentile(own_percentile: Callable) -> str:
     return "Right: near 1 would say that the farthest were kept. Are these?"
 
 
-def check_sigma_for_cosine(sigma: float) -> str:
-    """The sigma at which 768-d candidates keep a cosine of 0.9 with their point."""
-    truth = math.sqrt((1 / 0.9**2 - 1) / 768)
-    compare(
-        sigma, truth, "sigma", tolerance=3e-4,
-        slips={
-            "this is the length of the whole noise, σ√d; divide by √768.": truth * math.sqrt(768),
-            "this is σ²; take the root.": truth**2,
-        },
-    )  # fmt: skip
-    return f"Right: σ = {truth:.4f}, about a quarter of 0.07."
+@exercise
+def check_sigma_for_cosine(sigma: Callable) -> str:
+    """`sigma(cosine, dims)`: the noise at which candidates keep this cosine with their point."""
+    for cosine, dims in ((0.9, 768), (0.5, 128)):
+        truth = math.sqrt((1 / cosine**2 - 1) / dims)
+        compare(
+            sigma(cosine, dims), truth, f"σ for a cosine of {cosine} in {dims} dimensions",
+            tolerance=3e-4,
+            slips={
+                "this is the length of the whole noise, σ√d; divide by √d.":
+                    truth * math.sqrt(dims),
+                "this is σ²; take the root.": truth**2,
+                "square the cosine: the root stands over the whole of 1 + σ²d.":
+                    math.sqrt((1 / cosine - 1) / dims),
+                "this takes σ²d for σd; the root of d is what counts.": truth / math.sqrt(dims),
+            },
+        )  # fmt: skip
+    return f"Right: in 768 dimensions {math.sqrt((1 / 0.9**2 - 1) / 768):.4f}, a quarter of 0.07."

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 
 from oal_lite import mutual_information
-from oal_lite.checks.answers import compare
+from oal_lite.checks.answers import compare, exercise
 
 
+@exercise
 def check_gaussian_mutual_information(answer: Callable) -> str:
     """`f(rho, dims)` is -dims/2 log(1 - rho^2) in nats."""
     for rho, dims in ((0.0, 3), (0.8, 16), (-0.5, 2)):
@@ -26,6 +27,7 @@ def check_gaussian_mutual_information(answer: Callable) -> str:
     return "Right: zero without correlation, the same for ρ and −ρ, and it adds up over d."
 
 
+@exercise
 def check_club(club: Callable) -> str:
     """`club(mu, logvar, y)`: mean log q of true pairs minus mean log q of all pairs."""
     generator = torch.Generator().manual_seed(0)
@@ -60,14 +62,18 @@ def check_club(club: Callable) -> str:
     return "Right: it agrees with the library, and one pair alone tells nothing."
 
 
-def check_most_information_from_class_pairs(nats: float) -> str:
-    """Pairs that share one of ten equally likely classes share at most ln 10 nats."""
-    compare(
-        nats, math.log(10), "your answer", tolerance=5e-3,
-        slips={
-            "that is in bits; multiply by ln 2 for nats.": math.log2(10),
-            "ten is the number of classes; the information is its logarithm.": 10,
-            "that is the information in decimal digits; use the natural logarithm.": 1,
-        },
-    )  # fmt: skip
+@exercise
+def check_most_information_from_class_pairs(most_nats: Callable) -> str:
+    """`most_nats(n)`: pairs that share one of n equally likely classes share at most ln n nats."""
+    for n in (10, 2):
+        compare(
+            most_nats(n), math.log(n), f"your answer for {n} classes", tolerance=1e-3,
+            slips={
+                "that is in bits; multiply by ln 2 for nats.": math.log2(n),
+                "that is the number of classes; the information is its logarithm.": n,
+                "that is the information in decimal digits; use the natural logarithm.":
+                    math.log10(n),
+                "the formula of Gaussians does not apply to a throw of a die.": math.log(n) / 2,
+            },
+        )  # fmt: skip
     return "Right: ln 10 = 2.30 nats, whatever the dimension. The class is all that they share."

@@ -1,46 +1,61 @@
 """Exercise checks of notebook 07."""
 
+import statistics
 from collections.abc import Callable, Mapping
 
+from scipy import stats
+
+from oal_lite.checks.answers import compare, exercise
 from oal_lite.metrics import paired_test
 
 
+@exercise
 def check_group_mean(group_mean: Callable[[Mapping], float]) -> str:
-    """Check `group_mean(sets)`: mean AUROC of {set: {"auroc": ..., "n_ood": ...}}, unweighted.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
+    """`group_mean(sets)`: mean AUROC of {set: {"auroc": ..., "n_ood": ...}}, unweighted."""
     sets = {"large": {"auroc": 0.9, "n_ood": 900}, "small": {"auroc": 0.6, "n_ood": 100}}
-    got = group_mean(sets)
-    assert got is not None, "group_mean returns nothing; is there a return?"
-    assert abs(got - 0.87) > 1e-9, (
-        "that is weighted by the number of images; OpenOOD counts every set the same"
-    )
-    assert abs(got - 0.75) < 1e-9, f"sets with 0.9 and 0.6: expected 0.75, got {got}"
+    compare(
+        group_mean(sets), 0.75, "the mean of sets with 0.9 and 0.6",
+        slips={
+            "that is weighted by the number of images; OpenOOD counts every set the same.": 0.87,
+            "that is the sum; divide by the number of sets.": 1.5,
+        },
+    )  # fmt: skip
     return "Right: a set of 100 images counts as much as one of 900."
 
 
+@exercise
 def check_paired(paired: Callable) -> str:
-    """Check `paired(a, b)`: mean difference and both ends of its 95 % t-interval, by seed.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
+    """`paired(a, b)`: mean difference and both ends of its 95 % t-interval, by seed."""
     a, b = [0.84, 0.88, 0.81, 0.86], [0.83, 0.86, 0.80, 0.84]
     test = paired_test(a, b)
-    got = paired(a, b)
-    assert got is not None, "paired returns nothing; is there a return?"
-    mean, low, high = map(float, got)
-    assert abs(mean - test.mean_difference) < 1e-9, (
-        f"mean of a - b: expected {test.mean_difference:.4f}, got {mean:.4f}"
+    mean, d = test.mean_difference, [x - y for x, y in zip(a, b, strict=True)]
+
+    def around(spread: float, quantile: float, by: float = 2) -> tuple[float, float, float]:
+        return mean, mean - quantile * spread / by, mean + quantile * spread / by
+
+    unpaired = (statistics.variance(a) + statistics.variance(b)) ** 0.5
+    t3, t6, normal = stats.t.ppf(0.975, 3), stats.t.ppf(0.975, 6), stats.norm.ppf(0.975)
+    seeds = (
+        "Take the differences seed by seed first: what both arms share, a good or a bad seed, "
+        "then drops out."
     )
-    assert high - low < 0.03, (
-        f"your interval is {high - low:.3f} wide. Take the differences seed by seed first: what "
-        "both arms share, a good or a bad seed, then drops out"
-    )
-    assert abs(low - test.low) < 1e-6 and abs(high - test.high) < 1e-6, (
-        f"expected [{test.low:.5f}, {test.high:.5f}], got [{low:.5f}, {high:.5f}]. Standard error "
-        "s / sqrt(n) with s over n - 1; Student t with n - 1 degrees of freedom"
-    )
+    compare(
+        paired(a, b), (mean, test.low, test.high), "(mean, low, high)", tolerance=1e-5,
+        slips={
+            "the difference is a − b.": (-mean, -test.high, -test.low),
+            seeds: around(unpaired, t6),
+            f"that takes the two lists apart. {seeds}": around(unpaired, t3),
+            f"that takes the two lists as independent. {seeds}": around(unpaired, normal),
+            "s divides by n − 1 (`ddof=1`), not by n.": around(statistics.pstdev(d), t3),
+            "with few seeds the quantile is Student's t with n − 1 degrees of freedom, not 1.96.":
+                around(statistics.stdev(d), normal),
+            "divide s by the root of n: it is the mean whose interval is asked for.":
+                around(statistics.stdev(d), t3, by=1),
+            "a 95 % interval leaves 2.5 % on each side: the quantile is at 0.975.":
+                around(statistics.stdev(d), stats.t.ppf(0.95, 3)),
+            "Student's t has n − 1 degrees of freedom.":
+                around(statistics.stdev(d), stats.t.ppf(0.975, 4)),
+            "return three numbers: mean, low, high.": mean,
+        },
+    )  # fmt: skip
     return "Right: the same interval as oal_lite.metrics.paired_test."

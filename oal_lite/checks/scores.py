@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from oal_lite import scores
-from oal_lite.checks.answers import compare
+from oal_lite.checks.answers import compare, exercise
 from oal_lite.metrics import detection_metrics
 
 LOGITS = [[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [5.0, 5.0, -5.0], [-3.0, -2.0, -1.0]]
@@ -16,6 +16,7 @@ CASES = (
 )
 
 
+@exercise
 def check_energy(energy: Callable) -> str:
     """`energy(logits)` is -log sum_c exp logits_c of every row, high = OOD."""
     logits = torch.tensor(LOGITS)
@@ -39,6 +40,7 @@ def check_energy(energy: Callable) -> str:
     return "Right: the energy of all four rows, also where exp would overflow."
 
 
+@exercise
 def check_auroc(auroc: Callable) -> str:
     """`auroc(id_scores, ood_scores)` is the share of pairs that OOD wins, a tie counting half."""
     for ids, ood in CASES:
@@ -57,6 +59,7 @@ def check_auroc(auroc: Callable) -> str:
     return "Right: pairs won, ties counted one half."
 
 
+@exercise
 def check_fpr95(fpr95: Callable) -> str:
     """`fpr95(id_scores, ood_scores)` is the ID share called OOD where 95 % of OOD are found."""
     for ids, ood in CASES:

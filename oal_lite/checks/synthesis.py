@@ -4,42 +4,43 @@ from collections.abc import Callable
 
 import torch
 
+from oal_lite.checks.answers import as_numbers, compare, exercise
 from oal_lite.recipes import column_means
 
 
+@exercise
 def check_guide(guide: Callable) -> str:
-    """Check `guide(empty, prompted, w)`: classifier-free guidance.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
+    """`guide(empty, prompted, w)`: classifier-free guidance."""
     empty, prompted = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]])
-    for w, expected in {0: [[1.0, 2.0]], 1: [[3.0, 1.0]], 7.5: [[16.0, -5.5]]}.items():
-        got = guide(empty, prompted, w)
-        assert got is not None, "guide returns nothing; is there a return?"
-        assert torch.allclose(got, torch.tensor(expected)), (
-            f"w = {w}, empty (1, 2), prompted (3, 1): expected {expected[0]}, got {got.tolist()}. "
-            "At w = 0 the prompt has no say, at w = 1 only the prompt has."
-        )
+    for w, truth in {0: [[1.0, 2.0]], 1: [[3.0, 1.0]], 7.5: [[16.0, -5.5]]}.items():
+        compare(
+            guide(empty, prompted, w), truth, f"guide at w = {w}, empty (1, 2), prompted (3, 1),",
+            slips={
+                "start at the answer to the empty prompt: at w = 0 the prompt has no say.":
+                    prompted + w * (prompted - empty),
+                "this is only the difference; it is added to the answer to the empty prompt.":
+                    w * (prompted - empty),
+                "the difference is prompted − empty.": empty + w * (empty - prompted),
+            },
+        )  # fmt: skip
     return "Right: w = 0 ignores the prompt, w = 1 follows it, w = 7.5 goes far beyond it."
 
 
+@exercise
 def check_column_means(function: Callable) -> str:
-    """Check `function(latents)`: (n, c, h, w) to (n, w), the released code's view of a latent.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
+    """`function(latents)`: (n, c, h, w) to (n, w), the released code's view of a latent."""
     latents = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
-    got = function(latents)
-    assert got is not None, "nothing is returned; is there a return?"
-    assert tuple(got.shape) == (3, 6), (
-        f"latents of shape (3, 4, 5, 6) should become (3, 6), one number per column; "
-        f"got {tuple(got.shape)}"
-    )
-    assert torch.allclose(got, column_means(latents), atol=1e-6), (
-        "the shape is right, the numbers are not: take means, over channels and over rows"
-    )
+    got, truth = as_numbers(function(latents), "your function"), column_means(latents)
+    compare(
+        got, truth, "your function, given latents of shape (3, 4, 5, 6),",
+        slips={
+            "these are sums, not means.": latents.sum((1, 2)),
+            "this is one number per row; one per column is asked for.": latents.mean((1, 3)),
+            "this is one number per channel; one per column is asked for.": latents.mean((2, 3)),
+            "only the channels are gone; take the mean over rows, too.": latents.mean(1),
+            "only the rows are gone; take the mean over channels, too.": latents.mean(2),
+        },
+    )  # fmt: skip
     shuffled = latents[:, :, torch.randperm(5, generator=torch.Generator().manual_seed(1))]
-    assert torch.allclose(function(shuffled), got, atol=1e-6)
+    compare(function(shuffled), truth, "your function, after the rows were shuffled,")
     return "Right. And shuffling the rows of the latents changes nothing: that is what is lost."

@@ -4,45 +4,62 @@ from collections.abc import Callable
 
 import torch
 
+from oal_lite.checks.answers import compare, exercise
 from oal_lite.distillation import logit_kd
 from oal_lite.widgets.loss_terms import shares as library_shares
 
 
+@exercise
 def check_distillation(loss: Callable) -> str:
-    """Check `loss(student_logits, teacher_logits)`: KL(teacher || student), batch mean.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
+    """`loss(student_logits, teacher_logits)`: KL(teacher || student), batch mean."""
     student = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
     teacher = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, -1.0]])
-    got = loss(student, teacher)
-    assert got is not None, "loss returns nothing; is there a return?"
-    assert abs(float(loss(teacher, teacher))) < 1e-6, "it must be zero where both agree"
-    expected, other = logit_kd(student, teacher).item(), logit_kd(teacher, student).item()
-    assert abs(float(got) - other) > 1e-5, (
-        "that is KL(student || teacher): the weights in front of the logarithm are the teacher's"
-    )
-    assert abs(float(got) - 2 * expected) > 1e-5, "that is the sum over the batch; take the mean"
-    assert abs(float(got) - expected) < 1e-5, f"expected {expected:.6f} nats, got {float(got):.6f}"
+    truth, other = logit_kd(student, teacher), logit_kd(teacher, student)
+    p = teacher.softmax(1)
+    each = (p * (p.log() - student.log_softmax(1))).sum(1)
+    compare(
+        loss(student, teacher), truth, "your loss", tolerance=1e-5,
+        slips={
+            "that is KL(student || teacher): the weights in front of the logarithm are the "
+            "teacher's.": other,
+            "that is the sum over the batch; take the mean.": 2 * truth,
+            "that is the mean over classes, too; sum over the classes of an image.": truth / 3,
+            "one number is asked for: the mean over the batch.": each,
+            "the sign is the other way round: p (log p − log q).": -truth,
+            "that is the cross-entropy; the teacher's own entropy is to be taken off.":
+                -(p * student.log_softmax(1)).sum(1).mean(),
+            "these are logits; log_softmax makes log-probabilities of them.":
+                (teacher * (teacher - student)).sum(1).mean(),
+        },
+    )  # fmt: skip
+    compare(loss(teacher, teacher), 0.0, "your loss where student and teacher agree")
     return "Right: the same number as oal_lite.distillation.logit_kd."
 
 
+@exercise
 def check_shares(shares: Callable) -> str:
-    """Check `shares(gram, weights)`: the part of the step that each loss term makes.
-
-    Raises:
-        AssertionError: with a hint at what is wrong.
-    """
-    got = shares(torch.tensor([[1.0, 0.0], [0.0, 4.0]]), torch.tensor([1.0, 1.0]))
-    assert got is not None, "shares returns nothing; is there a return?"
-    assert torch.allclose(got, torch.tensor([0.2, 0.8])), (
-        f"gradients of length 1 and 2 at a right angle: expected (0.2, 0.8), got {got.tolist()}"
-    )
-    gram, weights = torch.tensor([[1.0, -2.0], [-2.0, 9.0]]), torch.tensor([3.0, 0.5])
-    got, expected = shares(gram, weights), library_shares(gram, weights.tolist())[1]
-    assert abs(got.sum().item() - 1) < 1e-5, f"shares sum to 1; yours sum to {got.sum():.3f}"
-    assert torch.allclose(got, expected, atol=1e-5), (
-        f"two terms that pull against each other: expected {expected.tolist()}, got {got.tolist()}"
-    )
+    """`shares(gram, weights)`: the part of the step that each loss term makes."""
+    one, half = torch.tensor([[1.0, 0.0], [0.0, 4.0]]), torch.tensor([[1.0, -2.0], [-2.0, 9.0]])
+    compare(
+        shares(one, torch.tensor([1.0, 1.0])), [0.2, 0.8],
+        "two gradients of length 1 and 2 at a right angle: your share",
+        slips={
+            "these are the shares of the lengths; the share is along the step G, so squares "
+            "come in.": [1 / 3, 2 / 3],
+            "divide by G · G, which is weights @ gram @ weights.": [1.0, 4.0],
+            "divide by G · G, not by its root, the length of G.": [1 / 5**0.5, 4 / 5**0.5],
+        },
+    )  # fmt: skip
+    weights = torch.tensor([3.0, 0.5])
+    alone = weights.square() * half.diagonal()
+    compare(
+        shares(half, weights), library_shares(half, weights.tolist())[1],
+        "two terms that pull against each other: your share",
+        slips={
+            "what the terms do to each other is missing: G holds all terms, so use the whole of "
+            "gram.": alone / alone.sum(),
+            "the weight of the term itself is missing: w_t g_t · G.":
+                (half @ weights) / (weights @ half @ weights),
+        },
+    )  # fmt: skip
     return "Right. A term that pulls against the sum has a negative share."

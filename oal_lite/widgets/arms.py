@@ -26,6 +26,9 @@ def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> lis
         runs: folder of the run files, as `study.run` fills it.
         preset: all settings; runs with other settings do not count.
         n_seeds: seeds 0 to n_seeds - 1 are looked for.
+
+    Raises:
+        ValueError: if a file is damaged.
     """
     found = []
     for seed in range(n_seeds):

@@ -15,9 +15,9 @@ def draw(f1: float, f2: float, f3: float):  # noqa: ANN201
     shares = logits.softmax(1)[0]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.2), layout="constrained")
     names = ["circle", "heart", "star"]
-    left.bar(names, logits[0], color="#0072B2")
+    left.bar(names, logits[0].tolist(), color="#0072B2")
     left.set(ylabel="logit", ylim=(-2, 10))
-    right.bar(names, 100 * shares, color="#E69F00", hatch="//", edgecolor="white")
+    right.bar(names, (100 * shares).tolist(), color="#E69F00", hatch="//", edgecolor="white")
     right.set(ylabel="softmax, %", ylim=(0, 100))
     sentence = (
         f"Energy S = {energy(logits).item():.1f} (high = OOD). The network would say "

@@ -1,14 +1,17 @@
 """A panel: controls, a picture, and a sentence that says what the picture shows.
 
-The picture is a PNG in an `Image` widget, drawn by a pure function of the controls' values. So a
-panel works in JupyterLab and Colab, and still shows its picture where there is no kernel (GitHub,
-an exported HTML page): the static picture and the sentence travel in the cell's output.
+The picture is a PNG, drawn by a pure function of the controls' values. So a panel works in
+JupyterLab and Colab, and still shows its picture where there is no kernel (GitHub, an exported
+HTML page): the static picture and the sentence travel in the cell's output.
 """
 
+import base64
 import io
-import time
+import re
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from html import escape
 
 import ipywidgets
 from matplotlib.figure import Figure
@@ -54,8 +57,7 @@ class Panel(ipywidgets.VBox):
         self._draw = lru_cache(maxsize=512)(lambda *values: self._render(render, values))
         self._quiet = False
         self.sentence = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png")
-        self.image.add_class("oal-panel-picture")
+        self.image = ipywidgets.HTML()
         self.sentence.add_class("oal-panel-sentence")
         self.reset_button = ipywidgets.Button(description="reset", icon="undo")
         self.reset_button.on_click(lambda _: self.reset())
@@ -79,9 +81,9 @@ class Panel(ipywidgets.VBox):
         return {name: control.value for name, control in self.controls.items()}
 
     def _show(self) -> None:
-        self.image.value, sentence = self._draw(*self.values.values())
+        png, sentence = self._draw(*self.values.values())
+        self.image.value = _img(png, f"{self.alt}. {sentence}")
         self.sentence.value = f"<p>{sentence}</p>"
-        self.image.alt = f"{self.alt}. {sentence}"
 
     def _moved(self, _change: object) -> None:
         if self._quiet:
@@ -115,29 +117,41 @@ class Panel(ipywidgets.VBox):
         the panel fails as it should.
 
         Returns:
-            How many positions were drawn, and how long one took.
+            How many positions were drawn.
 
         Raises:
             AssertionError: if a control changes neither picture nor sentence.
         """
-        seconds = []
+        drawn = 0
         for name, control in self.controls.items():
             seen = set()
             for value in _positions(control):
-                started = time.perf_counter()
                 self.move(**{name: value})
-                seconds.append(time.perf_counter() - started)
-                assert self.image.value[:4] == b"\x89PNG", f"{name}={value}: no picture"
+                drawn += 1
+                png, _ = self._draw(*self.values.values())
+                assert png[:4] == b"\x89PNG", f"{name}={value}: no picture"
                 assert self.sentence.value != "<p></p>", f"{name}={value}: no sentence"
                 seen.add((self.image.value, self.sentence.value))
             assert len(seen) > 1, f"{name}: nothing changes when it is moved"
             self.reset()
-        return f"{len(seconds)} positions of {len(self.controls)} controls drawn without an error"
+        return f"{drawn} positions of {len(self.controls)} controls drawn without an error"
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         png, sentence = self._draw(*self.values.values())
         return {**bundle, "image/png": png, "text/plain": f"[{self.alt}] {sentence}"}
+
+
+def _img(png: bytes, alt: str) -> str:
+    """A picture as HTML: an Image widget would have no place for words."""
+    # With its size known, the page keeps the place while the next picture is being read.
+    width, height = struct.unpack(">II", png[16:24])
+    words = escape(re.sub("<[^>]+>", "", alt))
+    return (
+        f'<img class="oal-panel-picture" alt="{words}" width="{width}" height="{height}" '
+        f'style="max-width: 100%; height: auto" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
 
 
 def _is_choice(control: ipywidgets.ValueWidget) -> bool:
