@@ -164,6 +164,20 @@ def mahalanobis(
     _check_matrix(features, "features")
     _check_matrix(bank, "bank")
     _check_same_width(features, bank)
+    whiten, means = class_gaussians(bank, labels, ridge)
+    distances = torch.cdist(features.double() @ whiten, means).amin(dim=1)
+    return distances.square().to(features.dtype)
+
+
+def class_gaussians(
+    bank: Float[Tensor, "m d"], labels: Int[Tensor, " m"], ridge: float = 1e-6
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, "c d"]]:
+    """The coordinates in which the Mahalanobis distance to a class mean is Euclidean.
+
+    Returns:
+        W with W W^T = (S + ridge tr(S)/d I)^-1, so that f W are the coordinates of f; and the class
+        means in these coordinates. In float64; the other symbols, and errors, as `mahalanobis`.
+    """
     if labels.shape != (len(bank),):
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} but the bank has {len(bank)} rows: pass one "
@@ -184,12 +198,9 @@ def mahalanobis(
             f"the pooled covariance of {len(rows)} rows in {len(classes)} classes is singular with "
             f"ridge={ridge}: pass more rows per class, or raise the ridge."
         )
-    # With S = L L^T, the distance is Euclidean between L^-1 f and L^-1 m_c.
-    queries, centres = (
-        torch.linalg.solve_triangular(factor, x.T, upper=False).T
-        for x in (features.double(), means)
-    )
-    return torch.cdist(queries, centres).amin(dim=1).square().to(features.dtype)
+    # With S = L L^T, W = L^-T.
+    whiten = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    return whiten, means @ whiten
 
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
