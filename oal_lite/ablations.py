@@ -56,6 +56,7 @@ ABLATIONS: dict[str, Ablation] = {
         (
             *_each("kd", "arm.distance", True),
             *_each("oal", "arm.distance", False),
+            *_each("oe-pixels-matched", "arm.distance", True),
             *_each("oal", "weights.kd_distance", 1.0, 10.0),
         ),
     ),

@@ -95,7 +95,7 @@ class Arm:
         outliers: the k-NN selection behind its outliers, `"noise"` for Gaussian noise in the
             place of the synthetic ones, or None.
         distil: both distillation terms.
-        distance: distillation of the teacher's distance to the classes, too.
+        distance: distillation of the teacher's distance to the classes into the energy.
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -204,10 +204,10 @@ def build_terms(
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
-    if arm.micl:
-        terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.distance:
         terms.append(DistanceKD(weights.kd_distance, *id_features))
+    if arm.micl:
+        terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.exposure == "latent":
         stem = LatentStem(outliers.latents.shape[1], settings.width)
         terms.append(
