@@ -51,6 +51,15 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("oal", "weights.latent_exposure", 0.0),
         ),
     ),
+    "distance": Ablation(
+        "is it the teacher's distance, or the outliers?", ("oal", "kd"),
+        (
+            *_each("kd", "arm.distance", True),
+            *_each("oal", "arm.distance", False),
+            *_each("oe-pixels-matched", "arm.distance", True),
+            *_each("oal", "weights.kd_distance", 1.0, 10.0),
+        ),
+    ),
     "pairing": Ablation(
         "random pairs, or pairs of one class?", ("oal-paper",),
         _each("oal-paper", "arm.micl", ("random", "likelihood")),
@@ -73,7 +82,7 @@ ABLATIONS: dict[str, Ablation] = {
     "number": Ablation(
         "how many outliers are needed, as latents and as images?", ("oal", "oe-pixels-matched"),
         (
-            *_each("oal", "diffusion.n_latents", 30, 100, 1000),
+            *_each("oal", "diffusion.n_latents", 30, 100, 1000, 3000),
             *_each("oe-pixels-matched", "diffusion.n_latents", 30, 100, 1000),
         ),
     ),

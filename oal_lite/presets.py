@@ -60,10 +60,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; cross-entropy has weight 1. These are the released ones."""
+    """Weights of the loss terms; cross-entropy has weight 1. Those of KD and MICL are released."""
 
     kd_logits: float = 4.0
     kd_features: float = 8.0
+    kd_distance: float = 4.0  # of the teacher's distance to the classes; ours
     micl_knn: float = 0.1
     micl_diffusion: float = 0.2
     exposure: float = 0.5  # of outlier exposure (Hendrycks et al., ICLR 2019)

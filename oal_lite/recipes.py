@@ -8,7 +8,8 @@
     oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
     oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
     oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
-    oal               kd + latent outliers that reach the head  how far can latent outliers go?
+    oal               kd + the teacher's distance               how far can latent outliers go?
+                      + latent outliers that reach the head
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -38,6 +39,7 @@ from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import LatentStem
 from oal_lite.terms import (
     CrossEntropy,
+    DistanceKD,
     FeatureKD,
     LatentExposure,
     LogitKD,
@@ -94,6 +96,7 @@ class Arm:
         outliers: the k-NN selection behind its outliers, `"noise"` for Gaussian noise in the
             place of the synthetic ones, or None.
         distil: both distillation terms.
+        distance: distillation of the teacher's distance to the classes into the energy.
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -104,6 +107,7 @@ class Arm:
     question: str
     outliers: str | None = None
     distil: bool = True
+    distance: bool = False
     micl: tuple[str, str] | None = None
     exposure: str | None = None
     latent_vector: str = "column_means"
@@ -118,7 +122,7 @@ ARMS: dict[str, Arm] = {
     "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
     "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
     "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
-    "oal": Arm("how far can latent outliers go?", "farthest", exposure="latent"),
+    "oal": Arm("how far can latent outliers go?", "farthest", distance=True, exposure="latent"),
 }
 
 
@@ -176,6 +180,7 @@ def build_terms(
     student_dim: int,
     weights: LossWeights,
     settings: TrainSettings,
+    id_features: tuple[Float[Tensor, "n t"], Int[Tensor, " n"]] | None = None,
     autoencoded: Autoencoded | None = None,
     real: UInt8[Tensor, "m 3 h w"] | None = None,
 ) -> nn.ModuleList:
@@ -188,6 +193,7 @@ def build_terms(
         student_dim: width of the student's.
         weights: of the terms.
         settings: learning rates, and the student's width.
+        id_features: the teacher's, of ID training images, and their labels; for `arm.distance`.
         autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.
         real: OOD images for `arm.exposure` of `"real"`.
 
@@ -200,6 +206,8 @@ def build_terms(
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
     if arm.exposure in ("matched", "latent") and autoencoded is None:
         raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
+    if arm.distance and id_features is None:
+        raise ValueError("the teacher's distance needs its ID features: pass id_features=")
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
     if outliers is not None:
@@ -228,6 +236,8 @@ def build_terms(
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
+    if arm.distance:
+        terms.append(DistanceKD(weights.kd_distance, *id_features))
     if arm.micl:
         terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.exposure == "latent":

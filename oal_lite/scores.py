@@ -172,9 +172,26 @@ def mahalanobis(
 
     Source: Lee et al., NeurIPS 2018, arXiv:1807.03888, section 2.1.
     """
+    whiten, means = class_gaussians(bank, labels, ridge)
     _check_matrix(features, "features")
-    _check_matrix(bank, "bank")
     _check_same_kind(features, bank)
+    distances = torch.cdist(features.double() @ whiten, means).amin(dim=1)
+    distances = distances.square().to(features.dtype)
+    if not distances.isfinite().all():
+        raise ValueError(f"distances exceed the range of {features.dtype}: convert by .double().")
+    return distances
+
+
+def class_gaussians(
+    bank: Float[Tensor, "m d"], labels: Int[Tensor, " m"], ridge: float = 1e-6
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, "c d"]]:
+    """The coordinates in which the Mahalanobis distance to a class mean is Euclidean.
+
+    Returns:
+        W with W W^T = (S + ridge tr(S)/d I)^-1, so that f W are the coordinates of f; and the class
+        means in these coordinates. In float64; the other symbols, and errors, as `mahalanobis`.
+    """
+    _check_matrix(bank, "bank")
     need_integers(labels=labels)
     if labels.shape != (len(bank),):
         raise ValueError(
@@ -197,15 +214,9 @@ def mahalanobis(
             f"the pooled covariance of {len(rows)} rows in {len(classes)} classes is singular with "
             f"ridge={ridge}: pass more rows per class, or raise the ridge."
         )
-    # With S = L L^T, the distance is Euclidean between L^-1 f and L^-1 m_c.
-    queries, centres = (
-        torch.linalg.solve_triangular(factor, x.T, upper=False).T
-        for x in (features.double(), means)
-    )
-    distances = torch.cdist(queries, centres).amin(dim=1).square().to(features.dtype)
-    if not distances.isfinite().all():
-        raise ValueError(f"distances exceed the range of {features.dtype}: convert by .double().")
-    return distances
+    # With S = L L^T, W = L^-T.
+    whiten = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    return whiten, means @ whiten
 
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {

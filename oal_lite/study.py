@@ -113,7 +113,8 @@ def _train_one(
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
-            autoencoded=autoencoded, real=real,
+            id_features=(views.teacher_features[0], views.labels), autoencoded=autoencoded,
+            real=real,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
