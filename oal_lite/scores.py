@@ -172,9 +172,10 @@ def mahalanobis(
 
     Source: Lee et al., NeurIPS 2018, arXiv:1807.03888, section 2.1.
     """
-    whiten, means = class_gaussians(bank, labels, ridge)
     _check_matrix(features, "features")
+    _check_matrix(bank, "bank")
     _check_same_kind(features, bank)
+    whiten, means = class_gaussians(bank, labels, ridge)
     distances = torch.cdist(features.double() @ whiten, means).amin(dim=1)
     distances = distances.square().to(features.dtype)
     if not distances.isfinite().all():
