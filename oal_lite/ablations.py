@@ -47,14 +47,13 @@ ABLATIONS: dict[str, Ablation] = {
     "synthesis": Ablation(
         "does it matter that the outliers are outliers?", ("oal", "kd"),
         (
-            *_each("oal", "arm.outliers", "noise"),
+            *_each("oal", "arm.outliers", "noise", "halves"),
             *_each("oal", "weights.latent_exposure", 0.0),
         ),
     ),
     "distance": Ablation(
-        "is it the teacher's distance, or the outliers?", ("oal", "kd"),
+        "is it the teacher's distance, or the outliers?", ("oal", "kd-distance", "kd"),
         (
-            *_each("kd", "arm.distance", True),
             *_each("oal", "arm.distance", False),
             *_each("oe-pixels-matched", "arm.distance", True),
             *_each("oal", "weights.kd_distance", 1.0, 10.0),

@@ -24,7 +24,7 @@ from oal_lite.files import read_tensors, write_tensors
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
-from oal_lite.recipes import Autoencoded, Outliers, gaussian_like
+from oal_lite.recipes import Autoencoded, Outliers, gaussian_like, halves
 from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
@@ -232,13 +232,16 @@ class Materials:
     def outliers(self, selection: str) -> Outliers:
         """k-NN outliers by a selection, and the latents that diffusion makes of some of them.
 
-        `"noise"` is the control: Gaussian noise with the mean and spread of the farthest ones.
+        `"noise"` and `"halves"` are controls: the farthest ones with Gaussian noise for all of
+        them, or with halves of ID latents for the latents.
         """
         if selection not in self._outliers:
             if selection == "noise":
                 made = gaussian_like(
                     self.outliers("farthest"), generator_for(self.seed, "noise outliers")
                 )
+            elif selection == "halves":
+                made = self._halves()
             else:
                 made = self._kept(
                     f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
@@ -247,6 +250,17 @@ class Materials:
                 made = Outliers(**made)
             self._outliers[selection] = made
         return self._outliers[selection]
+
+    def _halves(self) -> Outliers:
+        latents, classes = halves(
+            self.id_latents, self.benchmark.train.labels, self.preset.diffusion.n_latents,
+            generator_for(self.seed, "halves"),
+        )  # fmt: skip
+        images = decode(
+            self.pipeline, latents, batch_size=self._batch, size=self.benchmark.image_size
+        )
+        real = self.outliers("farthest")
+        return replace(real, latents=latents, latent_classes=classes, images=images)
 
     @cached_property
     def id_latents(self) -> Float[Tensor, "n c h w"]:

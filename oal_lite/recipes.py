@@ -2,14 +2,15 @@
 
     ce                CE                                        the baseline
     kd                CE + distillation                         is it the teacher?
+    kd-distance       kd + the teacher's distance               is it what the teacher knows?
     oal-as-released   kd + MICL as the released code runs it    what does the code do?
     oal-paper         kd + MICL as the text describes it        what does the text say?
     oal-noise         oal-paper on Gaussian noise               does the synthesis matter?
     oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
     oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
     oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
-    oal               kd + the teacher's distance               how far can latent outliers go?
-                      + latent outliers that reach the head
+    oal               kd-distance + latent outliers that reach  how far can latent outliers go?
+                      the head
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -93,8 +94,9 @@ class Arm:
 
     Attributes:
         question: that it answers.
-        outliers: the k-NN selection behind its outliers, `"noise"` for Gaussian noise in the
-            place of the synthetic ones, or None.
+        outliers: the k-NN selection behind its outliers, or None. Two controls stand in the
+            place of a selection: `"noise"`, Gaussian noise for every outlier, and `"halves"`, two
+            halves of ID latents for the latents (see `gaussian_like`, `halves`).
         distil: both distillation terms.
         distance: distillation of the teacher's distance to the classes into the energy.
         micl: (pairing, fit) of both MICL terms, or None.
@@ -116,6 +118,7 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),
     "kd": Arm("is it the teacher?"),
+    "kd-distance": Arm("is it what the teacher knows?", distance=True),
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
@@ -170,6 +173,31 @@ def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
         noise(outliers.vectors), outliers.vector_classes, noise(outliers.latents),
         outliers.latent_classes, images,
     )  # fmt: skip
+
+
+def halves(
+    latents: Float[Tensor, "m c h w"], labels: Int[Tensor, " m"], n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """Half of one ID latent beside half of one of another class: outliers without diffusion.
+
+    The cut is upright or level. The class is that of the left or upper half.
+
+    Raises:
+        ValueError: if all latents are of one class.
+
+    Source: CutMix (Yun et al., ICCV 2019, section 3.1) with a cut through the middle.
+    """
+    if labels.unique().numel() < 2:
+        raise ValueError("latents of one class have no other half to offer; pass two classes")
+    first = torch.randint(len(labels), (n,), generator=generator)
+    chance = torch.rand(n, len(labels), generator=generator)
+    second = chance.masked_fill(labels[first, None] == labels, -1.0).argmax(dim=1)
+    made = latents[first].clone()
+    upright = torch.rand(n, generator=generator) < 0.5
+    h, w = (side // 2 for side in made.shape[2:])
+    made[upright, :, :, w:] = latents[second[upright], :, :, w:]
+    made[~upright, :, h:] = latents[second[~upright], :, h:]
+    return made, labels[first]
 
 
 def build_terms(

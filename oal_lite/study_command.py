@@ -10,7 +10,9 @@ import sys
 
 from oal_lite import command
 
-DEFAULT_ARMS = "ce,kd,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
+DEFAULT_ARMS = (
+    "ce,kd,kd-distance,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
+)
 BASELINES = ("kd", "ce", "oal-paper")
 
 

@@ -72,7 +72,8 @@ def study_tasks(
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     for seed, label, arm in trainings:
         shared = (preset, seed, runs, device)
-        source = "farthest" if arm.outliers == "noise" else arm.outliers  # noise copies its spread
+        control = arm.outliers in ("noise", "halves")  # made from the farthest ones
+        source = "farthest" if control else arm.outliers
         needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
         needs += ["id_latents"] if arm.exposure in ("matched", "latent") else []
         for what in needs:

@@ -17,6 +17,7 @@ from oal_lite.recipes import (
     column_means,
     gaussian_like,
     get_arm,
+    halves,
 )
 from oal_lite.scores import mahalanobis
 from oal_lite.students import LatentStem, ResNet18
@@ -160,7 +161,7 @@ def test_the_two_bounds_read_the_vectors_and_the_column_means_of_the_latents():
 
 
 def test_an_unknown_arm_is_named_and_the_known_ones_are_listed():
-    with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, oal-as-released"):
+    with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, kd-distance"):
         get_arm("oal2")
 
 
@@ -477,6 +478,24 @@ def test_gaussian_noise_keeps_mean_spread_and_classes_and_nothing_else():
     assert noise.images.dtype == torch.uint8
     assert torch.equal(noise.vector_classes, real.vector_classes)
     assert torch.equal(noise.latent_classes, real.latent_classes)
+
+
+def test_halves_are_of_two_classes_and_meet_in_the_middle():
+    labels = torch.arange(6) % 3
+    latents = labels.float().view(6, 1, 1, 1).expand(6, 2, 4, 4) + torch.arange(6).view(6, 1, 1, 1)
+    made, classes = halves(latents, labels, 40, seeded(3))
+    values = latents[:, 0, 0, 0]
+    cuts = set()
+    for z, c in zip(made, classes, strict=True):
+        upright = bool((z[:, :, 0] == z[:, :, 1]).all() and (z[:, 0] == z[:, 3]).all())
+        a, b = (z[:, :, :2], z[:, :, 2:]) if upright else (z[:, :2], z[:, 2:])
+        assert a.unique().numel() == b.unique().numel() == 1
+        of = [labels[values == half.flatten()[0]].unique() for half in (a, b)]
+        assert c in of[0] and c not in of[1]
+        cuts.add(upright)
+    assert cuts == {True, False}
+    with pytest.raises(ValueError, match="no other half to offer"):
+        halves(latents, labels * 0, 2, seeded(3))
 
 
 @pytest.mark.parametrize(("pairing", "fit"), [("classes", "bound"), ("class", "likelyhood")])

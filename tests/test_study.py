@@ -268,6 +268,12 @@ def test_the_noise_control_imitates_the_farthest_outliers(materials):
     assert not torch.equal(noise.latents, real.latents)
 
 
+def test_the_control_of_halves_keeps_all_but_the_latents(materials):
+    real, made = materials.outliers("farthest"), materials.outliers("halves")
+    assert made.vectors is real.vectors and made.latents.shape == real.latents.shape
+    assert made.images.shape == real.images.shape and not torch.equal(made.images, real.images)
+
+
 @pytest.mark.parametrize("arm", ["oe-pixels-matched", "oe-real", "oal"])
 def test_arms_that_need_more_images_get_them(arm, materials):
     run, _ = study.train_one(arm, materials, device="cpu")
