@@ -1,4 +1,4 @@
-"""What every notebook carries: a Colab badge, a bootstrap cell for Colab, words for its pictures.
+"""What every notebook carries: Colab's badge and bootstrap, its time, words for its pictures.
 
     python -m oal_lite.notebooks notebooks/*.ipynb
 
@@ -9,6 +9,7 @@ inserts or refreshes all of it, from the one address below. It is run on execute
 import base64
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from oal_lite.files import write_atomically
@@ -17,6 +18,10 @@ REPOSITORY = "https://github.com/oal-lite/oal-lite"  # a placeholder until there
 BADGE_START = "[![Open in Colab]"
 BOOTSTRAP_TAG = "colab"
 LARGE = 60_000  # bytes of a picture
+# Seconds of a first pass in full size on 2 CPU cores, by notebook.
+SECONDS = {
+    "00": 207, "01": 20, "02": 25, "03": 44, "04": 193, "05": 35, "06": 251, "07": 165, "08": 15,
+}  # fmt: skip
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _BOOTSTRAP = """\
@@ -50,6 +55,20 @@ def badge(path: str) -> str:
     return f"{BADGE_START}(https://colab.research.google.com/assets/colab-badge.svg)]({target})"
 
 
+def time_row(path: str) -> str:
+    """The head's row that says how long the notebook at `path` takes.
+
+    Raises:
+        ValueError: if the notebook has not been timed.
+    """
+    number = Path(path).name[:2]
+    if number not in SECONDS:
+        raise ValueError(f"{path}: time it, and write its seconds into SECONDS of {__name__}")
+    halves = -(-SECONDS[number] // 30)
+    minutes = "less than 1 minute" if halves <= 2 else f"{halves / 2:g} minutes"
+    return f"| Time | {minutes} on 2 CPU cores, measured; on a GPU not measured: none was at hand |"
+
+
 def bootstrap() -> str:
     """Source of the cell that makes a fresh Colab machine ready; it may be run any number of times.
 
@@ -59,7 +78,7 @@ def bootstrap() -> str:
 
 
 def equip(notebook, path: str):  # noqa: ANN001, ANN201
-    """Put badge and bootstrap into a notebook (of nbformat), or refresh them; it is changed.
+    """Put badge, bootstrap and time into a notebook (of nbformat), or refresh them; it is changed.
 
     The badge follows the title; the bootstrap cell follows the head block.
 
@@ -73,6 +92,7 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
     if not lines[0].startswith("# "):
         raise ValueError(f"{path}: the first cell should open with a title, '# ...'")
     rest = "\n".join(lines[1:]).lstrip("\n")
+    rest = re.sub(r"^\| Time \|.*$", lambda _: time_row(path), rest, flags=re.MULTILINE)
     head.source = f"{lines[0]}\n\n{badge(path)}\n\n{rest}"
     old = [c for c in notebook.cells if BOOTSTRAP_TAG in c.metadata.get("tags", [])]
     if old:
@@ -94,20 +114,21 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
 def tidy(notebook):  # noqa: ANN001, ANN201
     """Make an executed notebook fit to be kept; it is changed.
 
-    Widget views and progress bars go; they mean nothing without the kernel that drew them. So do
-    tracebacks, but for their last line: they hold paths of the machine that ran the notebook. Large
-    pictures are reduced to 256 colours. Every picture gets words for those who cannot see it: a
-    panel's own, or the sentence "What to see" that follows it.
+    Widget views and progress bars go; they mean nothing without the kernel that drew them. What was
+    printed in pieces becomes one piece, or pages would show a gap between two lines. Of a traceback
+    the last line stays: the rest holds paths of the machine that ran the notebook. Large pictures
+    are reduced to 256 colours. Every picture gets words for those who cannot see it: a panel's own,
+    or the sentence "What to see" that follows it.
     """
     notebook.metadata.pop("widgets", None)
     for i, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+        cell.outputs = _joined(o for o in cell.outputs if not _is_progress(o))
         following = notebook.cells[i + 1].source if i + 1 < len(notebook.cells) else ""
         for output in cell.outputs:
-            if output.output_type == "error":
+            if output.output_type == "error" and len(output.traceback) > 1:
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             data = output.get("data", {})
             data.pop(WIDGET_VIEW, None)
@@ -117,6 +138,17 @@ def tidy(notebook):  # noqa: ANN001, ANN201
                 output.metadata["image/png"] = {"alt": alt}
                 data["image/png"] = _smaller(data["image/png"])
     return notebook
+
+
+def _joined(outputs: Iterable) -> list:
+    """The outputs, with neighbouring pieces of one stream as one."""
+    kept: list = []
+    for output in outputs:
+        if kept and "text" in output and output.get("name") == kept[-1].get("name"):
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def _smaller(png: str) -> str:

@@ -133,8 +133,15 @@ def test_an_error_in_the_readers_code_is_told_with_its_line():
     def broken(logits):
         return logits.logsum(1)
 
-    with pytest.raises(NotRight, match=r"AttributeError at `return logits.logsum\(1\)`: 'Tensor'"):
+    with pytest.raises(NotRight, match=r"stops at `return logits.logsum\(1\)`: Attri"):
         checks.check_energy(broken)
+
+
+@pytest.mark.parametrize(("answer", "told"), [(lambda: 1, "argument"), (3, "not callable")])
+@pytest.mark.usefixtures("own_errors")
+def test_an_answer_that_cannot_be_called_so_is_told(answer, told):
+    with pytest.raises(NotRight, match=f"cannot use your answer: TypeError: .*{told}"):
+        checks.check_energy(answer)
 
 
 def test_jupyter_shows_a_hint_and_no_line_of_the_check(capsys):

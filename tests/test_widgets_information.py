@@ -6,14 +6,14 @@ import re
 import pytest
 
 from oal_lite.mutual_information import gaussian_mutual_information
-from oal_lite.widgets import information, information_panel
+from oal_lite.widgets import information, information_panel, train_tracks
 
 RHOS, STEPS = (0.0, 0.8), (0, 30, 100)
 
 
 @pytest.fixture(scope="module")
 def panel():
-    return information_panel(4, rhos=RHOS, steps=STEPS)
+    return information_panel(train_tracks(4, rhos=RHOS, steps=STEPS))
 
 
 def nats(panel, pattern):

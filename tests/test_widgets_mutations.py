@@ -82,7 +82,9 @@ PANELS = {
     "denoising": denoising,
     "synthesis": synthesised,
     "maps": maps,
-    "information": lambda: widgets.information_panel(2, rhos=(0.0, 0.8), steps=(0, 5, 10)),
+    "information": lambda: widgets.information_panel(
+        widgets.train_tracks(2, rhos=(0.0, 0.8), steps=(0, 5, 10))
+    ),
     "loss terms": pulls,
     "arms": arms,
     "costs": widgets.cost_panel,

@@ -45,23 +45,20 @@ def exercise(check: Callable[..., str]) -> Callable[..., str]:
         except NotImplementedError as error:
             raise NotWritten(
                 "Not written yet: put your answer in the place of `raise NotImplementedError(...)` "
-                "and run the cell again. The hints are below."
+                "and run the cell again. Hints stand beside the exercise."
             ) from error
         except AssertionError as error:
-            raise NotRight(str(error) or "your code raises an AssertionError") from error
+            raise NotRight(str(error) or "Your code raises an AssertionError.") from error
         except Exception as error:
             line = _line_of_the_reader(error)
-            if line is None:
-                raise
-            raise NotRight(
-                f"your code stops with {type(error).__name__} at `{line}`: {error}"
-            ) from error
+            where = f"Your code stops at `{line}`" if line else "The check cannot use your answer"
+            raise NotRight(f"{where}: {type(error).__name__}: {error}") from error
 
     return said
 
 
 def _line_of_the_reader(error: Exception) -> str | None:
-    """The line at which the check's call of the reader's code went wrong; None: in the check."""
+    """The line at which the check's call of the reader's code went wrong; None: at the call."""
     frames = traceback.extract_tb(error.__traceback__)
     checks = [i for i, f in enumerate(frames) if f.filename.startswith(CHECKS)]
     below = frames[checks[-1] + 1 :]

@@ -80,25 +80,40 @@ def contrastive_estimates(
     return float(nce), float(lower)
 
 
-def information_panel(
-    dims: int = 4, *, rhos: Sequence[float] = RHOS, steps: Sequence[int] = STEPS
-) -> Panel:
-    """Move the correlation, the training of q and the batch: truth against five estimates.
+@dataclass(frozen=True)
+class Tracks:
+    """Every q that the panel shows, trained beforehand.
 
-    All q are trained when the panel is made (a few seconds, with a bar), so that a move only
-    draws.
-
-    Args:
+    Attributes:
         dims: coordinates of each half of a pair.
-        rhos: correlations that the slider offers; 0.8 must be one of them.
-        steps: training steps of q at which CLUB is read.
+        rhos: correlations that the slider offers.
+        steps: training steps of q at which CLUB was read.
+        tracks: by correlation and protocol.
     """
+
+    dims: int
+    rhos: tuple[float, ...]
+    steps: tuple[int, ...]
+    tracks: dict[tuple[float, Protocol], Track]
+
+
+def train_tracks(
+    dims: int = 4, *, rhos: Sequence[float] = RHOS, steps: Sequence[int] = STEPS
+) -> Tracks:
+    """Train a q for every correlation and both protocols: some seconds, with a bar."""
     rhos, steps = tuple(rhos), tuple(sorted(steps))
     jobs = [(rho, protocol) for rho in rhos for protocol in get_args(Protocol)]
     tracks = {
         job: club_track(job[0], dims, job[1], steps=steps)
         for job in tqdm(jobs, desc="training q", leave=False)
     }
+    return Tracks(dims, rhos, steps, tracks)
+
+
+def information_panel(trained_tracks: Tracks) -> Panel:
+    """Move the correlation, the training of q and the batch: truth against five estimates."""
+    dims, rhos, steps = trained_tracks.dims, trained_tracks.rhos, trained_tracks.steps
+    tracks = trained_tracks.tracks
     truth = {rho: gaussian_mutual_information(rho, dims) for rho in rhos}
     lower = {n: np.array([contrastive_estimates(rho, dims, n) for rho in rhos]) for n in BATCHES}
 
@@ -120,7 +135,9 @@ def information_panel(
         return figure, _sentence(rho, dims, n, trained, truth[rho], *estimates)
 
     controls = {
-        "rho": ipywidgets.SelectionSlider(options=rhos, value=0.8, description="ρ, correlation"),
+        "rho": ipywidgets.SelectionSlider(
+            options=rhos, value=rhos[-1] if 0.8 not in rhos else 0.8, description="ρ, correlation"
+        ),
         "trained": ipywidgets.SelectionSlider(
             options=steps, value=steps[-1], description="training steps of q(y|x)"
         ),

@@ -15,6 +15,7 @@ import ipywidgets
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from oal_lite.mutual_information import ClubNet
@@ -115,11 +116,11 @@ def shares(
 
 def draw(pulls: Pulls, weights: Sequence[float], pairings: int):  # noqa: ANN201
     """Bars of lengths and shares, and how the MICL terms fade as pairings are averaged."""
-    import matplotlib.pyplot as plt
-
     lengths, parts = shares(pulls.gram[pairings], weights)
     micl = [i for i, name in enumerate(pulls.names) if name.startswith("MICL")]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    figure = Figure(figsize=(10, 3.2))  # fixed places: a layout engine takes a third of the time
+    left, middle, right = figure.subplots(1, 3)
+    figure.subplots_adjust(left=0.2, right=0.99, bottom=0.2, top=0.9, wspace=0.25)
     names = [f"{name} × {w:g}" for name, w in zip(pulls.names, weights, strict=True)]
     left.barh(names, lengths, color="#0072B2")
     # symmetric logarithm: a MICL pull is often a hundred times shorter than the teacher's
@@ -137,7 +138,7 @@ def draw(pulls: Pulls, weights: Sequence[float], pairings: int):  # noqa: ANN201
     if micl:
         right.axvline(pairings, color="0.3", linewidth=0.8)
         right.legend(fontsize="small")
-    right.set(xlabel="n, pairings averaged", ylabel="MICL gradient, unweighted")
+    right.set(xlabel="n, pairings averaged", title="MICL gradient, unweighted")
     for ax in (left, right):
         ax.minorticks_off()  # on a logarithmic axis they take half of the drawing time
     share = sum(abs(lengths[i].item()) for i in micl) / max(lengths.sum().item(), 1e-12)

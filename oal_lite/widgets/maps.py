@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ipywidgets
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from oal_lite import plots
@@ -65,22 +66,20 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
     Raises:
         ValueError: if there is no space.
     """
-    import matplotlib.pyplot as plt
-
     if not spaces:
         raise ValueError("no feature space to show; make one with map_space")
     smallest = min(len(x) for s in spaces.values() for x in s.features.values())
 
     def render(space: str, k: int):  # noqa: ANN202
         purity = group_purity(spaces[space], k)
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(10.5, 4), layout="constrained", width_ratios=(1.3, 1)
-        )
+        figure = Figure(figsize=(10, 4))  # fixed places: a layout engine takes half of the time
+        left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        figure.subplots_adjust(left=0.02, right=0.98, bottom=0.13, top=0.92, wspace=0.37)
         draw_map(spaces[space], ax=left, title=space)
         names = [plots.LABELS[g] for g in purity]
         right.barh(names, [100 * p for p in purity.values()], color="#0072B2")
         right.invert_yaxis()
-        right.set(xlim=(0, 100), xlabel=f"of the {k} nearest in feature space, own group, %")
+        right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %")
         sentence = (
             f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
             f"{purity['near']:.0%} are near-OOD themselves; of a synthetic outlier's, "
