@@ -53,6 +53,11 @@ def denoising():
     return lambda: widgets.denoising_panel(journey)
 
 
+def information():
+    tracks = widgets.train_tracks()
+    return lambda: widgets.information_panel(tracks)
+
+
 def loss_terms():
     gradients = drawn(4, 9)
     pulls = Pulls(("ce", "kd", "features", "micl"), (1, 4, 8, 0.1), {1: gradients @ gradients.T})
@@ -84,7 +89,7 @@ PANELS = {
     "costs": lambda: widgets.cost_panel,
     "denoising": denoising,
     "energy": lambda: widgets.energy_panel,
-    "information": lambda: widgets.information_panel,  # trains its q before it draws
+    "information": information,
     "k-NN": lambda: widgets.knn_panel,
     "loss terms": loss_terms,
     "maps": maps,
