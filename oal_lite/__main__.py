@@ -39,9 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from oal_lite import budget, report, study
+    from oal_lite.arguments import check_device
     from oal_lite.files import make_folder
     from oal_lite.materials import Materials
-    from oal_lite.train import check_device
     from oal_lite.workers import default_workers
 
     preset, arms = command.read(arguments)

@@ -47,8 +47,16 @@ ABLATIONS: dict[str, Ablation] = {
     "synthesis": Ablation(
         "does it matter that the outliers are outliers?", ("oal", "kd"),
         (
-            *_each("oal", "arm.outliers", "noise"),
+            *_each("oal", "arm.outliers", "noise", "halves"),
             *_each("oal", "weights.latent_exposure", 0.0),
+        ),
+    ),
+    "distance": Ablation(
+        "is it the teacher's distance, or the outliers?", ("oal", "kd-distance", "kd"),
+        (
+            *_each("oal", "arm.distance", False),
+            *_each("oe-pixels-matched", "arm.distance", True),
+            *_each("oal", "weights.kd_distance", 1.0, 10.0),
         ),
     ),
     "pairing": Ablation(
@@ -73,7 +81,7 @@ ABLATIONS: dict[str, Ablation] = {
     "number": Ablation(
         "how many outliers are needed, as latents and as images?", ("oal", "oe-pixels-matched"),
         (
-            *_each("oal", "diffusion.n_latents", 30, 100, 1000),
+            *_each("oal", "diffusion.n_latents", 30, 100, 1000, 3000),
             *_each("oe-pixels-matched", "diffusion.n_latents", 30, 100, 1000),
         ),
     ),

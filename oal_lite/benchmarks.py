@@ -16,9 +16,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
+from oal_lite.arguments import need_tensor, need_whole
 from oal_lite.images import LazyImages, check_images
 
 OOD_LABEL = -1
+SIZES = ("n_train", "n_val", "n_test", "n_ood")
 NAMES = ("shapes", "cifar10", "cifar100", "imagenet200")
 
 
@@ -34,6 +36,7 @@ class ImageSet:
 
     def __post_init__(self):
         check_images(self.images, least=0)
+        need_tensor(labels=self.labels)
         if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
             raise ValueError(
                 f"labels have shape {tuple(self.labels.shape)} and type {self.labels.dtype} for "
@@ -137,6 +140,9 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(NAMES)}")
+    if unknown := set(sizes) - set(SIZES):
+        raise ValueError(f"unknown size {min(unknown)!r}; choose from {', '.join(SIZES)}")
+    need_whole(seed=seed, **sizes)
     if name == "shapes":
         if data_root is not None:
             raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")

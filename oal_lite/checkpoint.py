@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oal_lite.files import write_atomically
+from oal_lite.files import read_tensors_and_header, write_tensors
 
 KEY = "oal_lite.checkpoint"
 
@@ -20,9 +20,13 @@ KEY = "oal_lite.checkpoint"
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Put tensors aside under their place in the nest; what is left is JSON."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} is a sparse tensor, which a checkpoint cannot hold")
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):  # keys may be numbers, which JSON would turn into strings
+        if odd := [k for k in value if not isinstance(k, str | int)]:
+            raise TypeError(f"{name} has the key {odd[0]!r}; a checkpoint takes words and numbers")
         return {"dict": [[k, _encode(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         items = [_encode(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
@@ -50,11 +54,9 @@ def save(path: str | Path, state: dict) -> None:
     Raises:
         TypeError: for anything else in it, with its place.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
-    header = {KEY: json.dumps(_encode(state, "", tensors))}
-    write_atomically(Path(path), lambda p: save_file(tensors, p, metadata=header))
+    nest = json.dumps(_encode(state, "", tensors))
+    write_tensors(Path(path), tensors, {KEY: nest})
 
 
 def load(path: str | Path) -> dict:
@@ -64,16 +66,16 @@ def load(path: str | Path) -> dict:
         ValueError: if the file is damaged or no checkpoint.
         FileNotFoundError: if it is not there.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _decode(json.loads(file.metadata()[KEY]), tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        tensors, header = read_tensors_and_header(Path(path))
+        state = _decode(json.loads(header[KEY]), tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error).removeprefix(f"{path} ").split("; delete")[0]
         raise ValueError(
-            f"{path} is no whole checkpoint ({type(error).__name__}: {error}); delete it to start "
-            "the training anew"
+            f"{path} is no whole checkpoint ({reason}); delete it to start the training anew"
         ) from None
 
 
@@ -106,11 +108,15 @@ class Keeper:
         Raises:
             ValueError: if the checkpoint is damaged or belongs to a training with other settings.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return None
-        state = load(self.path)
+        try:
+            state = load(self.path)
+        except FileNotFoundError:  # not asked beforehand: another run may delete it meanwhile
+            return None
         if state.get("for") != self._belongs_to:
-            theirs = state.get("for") or {}
+            theirs = state.get("for")
+            theirs = theirs if isinstance(theirs, dict) else {}
             differ = [k for k, v in self._belongs_to.items() if theirs.get(k, object()) != v]
             raise ValueError(
                 f"checkpoint {self.path} belongs to a training with other settings "

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from oal_lite.arguments import finite_loss, need_floats
 from oal_lite.mutual_information import gaussian_mutual_information
 
 
@@ -33,7 +34,8 @@ def info_nce(critic: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     Source: van den Oord et al., 2018, arXiv:1807.03748, section 2.3.
     """
     n = _check_square(critic)
-    return (critic.diagonal() - critic.logsumexp(dim=1)).mean() + math.log(n)
+    bound = (critic.diagonal() - critic.logsumexp(dim=1)).mean() + math.log(n)
+    return finite_loss(bound, "InfoNCE")
 
 
 def nwj(critic: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
@@ -58,7 +60,7 @@ def nwj(critic: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     """
     n = _check_square(critic)
     others = ~torch.eye(n, dtype=torch.bool, device=critic.device)
-    return critic.diagonal().mean() - (critic[others] - 1).exp().mean()
+    return finite_loss(critic.diagonal().mean() - (critic[others] - 1).exp().mean(), "NWJ")
 
 
 def gaussian_critic(
@@ -79,12 +81,24 @@ def gaussian_critic(
     Raises:
         ValueError: If rho is not strictly between -1 and 1.
     """
+    need_floats(x=x, y=y)
+    if x.shape != y.shape or x.ndim != 2 or x.numel() == 0:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; expected one shape (n, d), with "
+            "n and d at least 1: pair each x with exactly one y"
+        )
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("x or y hold NaN or infinity: leave those pairs out")
     offset = gaussian_mutual_information(rho, x.shape[1])
     squares = (y[None] - rho * x[:, None]).square().sum(dim=2)
-    return offset + y.square().sum(dim=1) / 2 - squares / (2 * (1 - rho * rho))
+    ratios = offset + y.square().sum(dim=1) / 2 - squares / (2 * (1 - rho * rho))
+    if not ratios.isfinite().all():
+        raise ValueError(f"log density ratios exceed the range of {x.dtype}: rescale x and y")
+    return ratios
 
 
 def _check_square(critic: Tensor) -> int:
+    need_floats(critic=critic)
     if critic.ndim != 2 or critic.shape[0] != critic.shape[1] or len(critic) < 2:
         raise ValueError(
             f"critic has shape {tuple(critic.shape)} but must be (n, n) with n at least 2: score "

@@ -19,6 +19,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite import weights
+from oal_lite.arguments import (
+    check_device,
+    need_floats,
+    need_generator,
+    need_number,
+    need_whole,
+)
 from oal_lite.images import check_images
 from oal_lite.presets import PROMPT
 from oal_lite.teacher import to_float
@@ -38,10 +45,11 @@ def load_pipeline(
 
     Raises:
         OSError: if there is no such pipeline.
-        ValueError: if a file of it is damaged.
+        ValueError: if a file of it is damaged, or the device is not there.
     """
     import transformers
 
+    check_device(device)
     folder = weights.find(path, download=download)
 
     verbosity = transformers.logging.get_verbosity()
@@ -78,7 +86,7 @@ def with_sampler(pipeline, sampler: str):  # noqa: ANN001, ANN201
     """
     import diffusers
 
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
     name, how = SAMPLERS[sampler]
     scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config, **how)
@@ -95,8 +103,10 @@ def fill(prompt: str, word: str) -> str:
     """Put a class name into the slot of a prompt: `{}` or `{class}`.
 
     Raises:
-        ValueError: if the prompt has no slot.
+        ValueError: if the prompt has no slot, or there is no word.
     """
+    if not isinstance(prompt, str) or not isinstance(word, str):
+        raise ValueError(f"prompt {prompt!r} and class name {word!r}; expected two texts")
     filled = prompt.replace("{}", word).replace("{class}", word)  # other braces are only text
     if filled == prompt:
         raise ValueError(f"the prompt {prompt!r} has no place for a class name; write {{}} there")
@@ -150,9 +160,17 @@ def swapped_word(
 
 
 def word_embeddings(pipeline, words: Sequence[str]) -> Float[Tensor, "n d"]:  # noqa: ANN001
-    """T_c of every word: its token's embedding, the mean where it has several sub-tokens."""
+    """T_c of every word: its token's embedding, the mean where it has several sub-tokens.
+
+    Raises:
+        ValueError: if there is no word, or one has no token.
+    """
+    if isinstance(words, str) or not len(words) or not all(isinstance(w, str) for w in words):
+        raise ValueError(f"words {words!r}; expected several, as ['cat', 'dog']")
     table = pipeline.text_encoder.get_input_embeddings().weight.detach()
     ids = [pipeline.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    if empty := [word for word, i in zip(words, ids, strict=True) if not i]:
+        raise ValueError(f"the word {empty[0]!r} has no token; give a class name of letters")
     return torch.stack([table[i].mean(0) for i in ids])
 
 
@@ -172,8 +190,12 @@ def condition(
         prompt: with a slot for the name.
 
     Raises:
-        ValueError: as `prompt_tokens`.
+        ValueError: as `prompt_tokens`, and for outliers that are no directions of the right width,
+            or not one name for each.
     """
+    _check(pipeline, outliers, class_names)
+    if len(class_names) != len(outliers):
+        raise ValueError(f"{len(class_names)} class names for {len(outliers)} outliers; one each")
     encoder = pipeline.text_encoder
     tokens = {word: prompt_tokens(pipeline.tokenizer, prompt, word) for word in set(class_names)}
     ids = torch.stack([tokens[word][0] for word in class_names]).to(encoder.device)
@@ -188,14 +210,19 @@ def condition(
 
 
 def _check(pipeline, outliers: Tensor, class_names: Sequence[str]) -> None:  # noqa: ANN001
+    need_floats(outliers=outliers)
     width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
     if outliers.ndim != 2 or outliers.shape[1] != width:
         raise ValueError(
             f"outliers have shape {tuple(outliers.shape)}; expected (n, {width}), because they "
             f"replace word embeddings of {width} numbers: use a teacher with such features"
         )
-    if not torch.isfinite(outliers).all() or (outliers.norm(dim=1) == 0).any():
-        raise ValueError("outliers hold NaN, infinity or a zero row; each must be a direction")
+    lengths = outliers.norm(dim=1)
+    if not len(outliers) or not lengths.isfinite().all() or (lengths == 0).any():
+        raise ValueError(
+            f"{len(outliers)} outliers hold NaN, infinity or a zero row; expected at least one, "
+            "and each a direction"
+        )
     if not class_names or len(outliers) % len(class_names):
         raise ValueError(
             f"{len(class_names)} class names for {len(outliers)} outliers; give one name each, or "
@@ -241,8 +268,15 @@ def synthesise(
         ValueError: wrong shapes, steps or batch size below one, negative guidance, or a prompt
             without a slot.
     """
-    class_names = [class_names] if isinstance(class_names, str) else list(class_names)
+    if isinstance(class_names, str):
+        class_names = [class_names]
+    if not isinstance(class_names, Sequence):
+        raise ValueError(f"class_names={class_names!r}; expected a name, or several")
+    class_names = list(class_names)
     _check(pipeline, outliers, class_names)
+    need_whole(steps=steps, batch_size=batch_size)
+    need_number(guidance=guidance)
+    need_generator(generator)
     if steps < 1 or batch_size < 1 or not guidance >= 0:
         raise ValueError(
             f"steps={steps}, batch_size={batch_size}, guidance={guidance}: expected steps and "
@@ -275,7 +309,13 @@ def synthesise(
                 output_type="latent",
             ).images.float().cpu()
         )  # fmt: skip
-    return torch.cat(latents)[order.argsort()]
+    made = torch.cat(latents)[order.argsort()]
+    if not made.isfinite().all():
+        raise FloatingPointError(
+            f"latents hold NaN or infinity at guidance={guidance}, steps={steps}; lower the "
+            "guidance, or load the pipeline in float32"
+        )
+    return made
 
 
 def _distinct(outliers: Float[Tensor, "n d"], names: Sequence[str]) -> Int[Tensor, " n"]:
@@ -308,7 +348,13 @@ def decode(
     """
     vae = pipeline.vae
     channels = vae.config.latent_channels
-    if latents.ndim != 4 or latents.shape[1] != channels or len(latents) == 0 or batch_size < 1:
+    need_floats(latents=latents)
+    need_whole(batch_size=batch_size, size=1 if size is None else size)
+    if size is not None and size < 1:
+        raise ValueError(f"size={size}; expected at least 1 pixel, or None")
+    if not latents.isfinite().all():
+        raise ValueError("latents hold NaN or infinity; find what produced them")
+    if latents.ndim != 4 or latents.shape[1] != channels or not latents.numel() or batch_size < 1:
         raise ValueError(
             f"latents have shape {tuple(latents.shape)}, batch_size={batch_size}; expected (n, "
             f"{channels}, h, w) with n and batch_size of at least 1"
@@ -335,6 +381,9 @@ def encode(
     their latents have the shape of those that `synthesise` makes.
     """
     check_images(images)
+    need_whole(batch_size=batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected at least 1")
     vae, means = pipeline.vae, []
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     for batch in images.split(batch_size):

@@ -2,11 +2,25 @@
 
 Both losses are the Kullback-Leibler divergence KL(teacher || student) between softmaxes, the mean
 over the batch, in nats. OAL adds them to the cross-entropy with weights 4 and 8.
+
+A third, ours, hands on what the teacher's features know and its logits do not say: how far an
+image lies from every class. The student answers with its energy, the very number that is scored.
 """
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from oal_lite.arguments import (
+    finite_loss,
+    need_finite,
+    need_floats,
+    need_number,
+    need_tensor,
+    need_whole,
+)
+from oal_lite.scores import class_gaussians
 
 
 def logit_kd(
@@ -33,6 +47,8 @@ def logit_kd(
     Source: Hinton et al., arXiv:1503.02531, section 2; the released OAL code's
     ``openood/trainers/oal_trainer.py``.
     """
+    need_floats(student_logits=student_logits, teacher_logits=teacher_logits)
+    need_number(temperature=temperature)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0: OAL uses 1, Hinton 2 to 20.")
     return temperature**2 * _kl(student_logits / temperature, teacher_logits / temperature)
@@ -78,6 +94,7 @@ class FeatureAdapter(nn.Module):
 
     def __init__(self, teacher_dim: int, student_dim: int) -> None:
         super().__init__()
+        need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
         if min(teacher_dim, student_dim) < 1:
             raise ValueError(
                 f"teacher_dim={teacher_dim} and student_dim={student_dim} must be at least 1."
@@ -102,6 +119,7 @@ class FeatureAdapter(nn.Module):
         Raises:
             ValueError: If the shape does not fit, or one image comes in training mode.
         """
+        need_tensor(teacher_features=teacher_features)
         shape = tuple(teacher_features.shape)
         if len(shape) != 2 or shape[1] != self.teacher_dim:
             raise ValueError(
@@ -113,18 +131,88 @@ class FeatureAdapter(nn.Module):
                 f"teacher_features has {shape[0]} row but batch statistics need 2 in training: "
                 "drop the short last batch, or call eval()."
             )
-        return self.layers(teacher_features)
+        need_finite(teacher_features=teacher_features)
+        return self.layers(teacher_features.to(self.layers[1].weight))
+
+
+def distance_kd(
+    student_logits: Float[Tensor, "n c"], distances: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Distance distillation, 1 - corr(E, D): the energy shall follow the teacher's distance.
+
+    E_i = -log sum_c exp(logits_ic) is the student's energy of image i, high = OOD; D_i is how far
+    the teacher's feature of it lies from the nearest class (`TeacherDistance`). Pearson's
+    correlation, over the batch, asks for no unit, no margin and no offset. For example E = (1, 2,
+    4) and D = (10, 20, 40) agree, and cost 0. Energies that rise where distances fall cost 2.
+
+    KL divergences of softmaxes, as in `logit_kd`, leave the energy free: adding a constant to all
+    logits of an image changes its energy and no softmax.
+
+    Args:
+        student_logits: Shape (n, c).
+        distances: Shape (n,).
+
+    Returns:
+        The loss, a scalar from 0 to 2; 1 where all energies or all distances are equal.
+
+    Raises:
+        ValueError: If there is not one distance for each of at least 2 images.
+
+    Source: energy as Liu et al., NeurIPS 2020; correlation in place of divergence as in
+    distillation by Huang et al., NeurIPS 2022 (DIST). Their use here is ours.
+    """
+    need_floats(student_logits=student_logits, distances=distances)
+    n = len(distances)
+    if n < 2 or student_logits.ndim != 2 or distances.shape != (len(student_logits),):
+        raise ValueError(
+            f"logits {tuple(student_logits.shape)} and distances {tuple(distances.shape)}: a "
+            "correlation needs (n, c) logits and (n,) distances with n at least 2."
+        )
+    energies = -student_logits.logsumexp(dim=1)
+    correlation = F.cosine_similarity(
+        energies - energies.mean(), distances - distances.mean(), dim=0
+    )
+    return finite_loss(1 - correlation, "distance distillation")
+
+
+class TeacherDistance(nn.Module):
+    """Mahalanobis distance of teacher features to the nearest class mean, fitted once.
+
+    The square root of `scores.mahalanobis`, in single precision.
+
+    Args:
+        bank: Teacher features of ID training images, shape (m, t).
+        labels: Class of each, shape (m,).
+
+    Raises:
+        ValueError: As `scores.class_gaussians`.
+
+    Source: Lee et al., NeurIPS 2018, arXiv:1807.03888, section 2.1.
+    """
+
+    def __init__(self, bank: Float[Tensor, "m t"], labels: Int[Tensor, " m"]) -> None:
+        super().__init__()
+        centre = bank.double().mean(dim=0)  # taken off first, for the digits of single precision
+        whiten, means = class_gaussians(bank.double() - centre, labels)
+        for name, value in {"centre": centre, "whiten": whiten, "means": means}.items():
+            self.register_buffer(name, value.float(), persistent=False)
+
+    def forward(self, features: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+        """Distances, high = OOD."""
+        return torch.cdist((features.float() - self.centre) @ self.whiten, self.means).amin(dim=1)
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    need_floats(student=student, teacher=teacher)
     if student.shape != teacher.shape or student.ndim != 2 or student.numel() == 0:
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must share one "
             "shape (n, d), n at least 1: feed both the same batch, and map features to one width."
         )
-    return F.kl_div(
+    loss = F.kl_div(
         student.log_softmax(dim=1),
         teacher.log_softmax(dim=1),
         reduction="batchmean",
         log_target=True,
     )
+    return finite_loss(loss, "the distillation loss")

@@ -1,20 +1,75 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and that say so themselves.
 
+Every file is written under a temporary name and renamed. Tensors and records carry a checksum of
+their content, so that a file that was cut short or altered is told from a whole one. Nothing is
+pickled, so a file from somebody else can do no more than be wrong.
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+CHECKSUM = "sha256"  # its key in a record, and in the header of a file of tensors
+FORGOTTEN = 3600  # seconds after which a temporary file belongs to nobody who still lives
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing."""
+    """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing.
+
+    Two processes that write the same file do not meet: each has a temporary file of its own, and
+    the last to finish wins. What a killed process left behind is deleted by a later write.
+
+    Raises:
+        OSError: if the file cannot be written (a full disk, for example), with the way out.
+    """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.exists() and not path.is_file():
+        raise OSError(f"cannot write {path}: it is no plain file; choose another name")
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise OSError(
+            f"cannot write {path} ({reason}); make room, or choose another folder"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary folder, then move its files into `folder`, each of them whole.
+
+    Files that are there under other names stay. For models, which libraries save as folders.
+    """
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
+        write(Path(temporary))
+        for file in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
+            place = folder / file.relative_to(temporary)
+            make_folder(place.parent)
+            os.replace(file, place)
+
+
+def _sweep(path: Path) -> None:
+    """Delete temporary files of this path that were left long ago by a process that was killed."""
+    for left in path.parent.glob(".*.tmp"):
+        if left.name.startswith(f".{path.name}."):
+            try:
+                if time.time() - left.stat().st_mtime > FORGOTTEN:
+                    left.unlink()
+            except OSError:  # another process swept it, or its owner renamed it
+                continue
 
 
 def make_folder(folder: Path) -> None:
@@ -25,39 +80,123 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise OSError(f"cannot write into {folder} ({reason}); choose another folder") from None
     if not os.access(folder, os.W_OK):
         raise OSError(f"cannot write into {folder} (no permission); choose another folder")
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time read, change and write `path`; the others wait.
+
+    The lock is on the folder, so it leaves no file, and it ends with the process, however that
+    ends. On systems without such locks (Windows) nothing is held.
+    """
+    make_folder(path.parent)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+# --- records ----------------------------------------------------------------------------------
+
+
+def write_record(path: Path, record: Mapping) -> None:
+    """Write a JSON object, with a checksum of its content among its keys."""
+    text = json.dumps({**record, CHECKSUM: _checksum_of(record)}, indent=1)
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
 def read_record(path: Path, keys: Iterable[str]) -> dict:
-    """Read a JSON object that must have these keys.
+    """Read what `write_record` wrote; the record must have these keys.
 
     Raises:
-        ValueError: if it is damaged or of another version.
+        ValueError: if it is damaged, altered or of another version.
+        OSError: if it is not there, or is no file.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise type(error)(f"cannot read {path} ({error.strerror}); delete it, or give it") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to make it anew") from None
-    lacking = [k for k in keys if not isinstance(record, dict) or k not in record]
+    wanted = [*keys, CHECKSUM]
+    lacking = [k for k in wanted if not isinstance(record, dict) or k not in record]
     if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}: another version wrote it; delete it")
+    if record.pop(CHECKSUM) != _checksum_of(record):
+        raise ValueError(
+            f"{path} was altered (its content does not have its sha256); delete it to make it anew"
+        )
     return record
 
 
+def _checksum_of(record: Mapping) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+# --- tensors ----------------------------------------------------------------------------------
+
+
+def write_tensors(path: Path, tensors: Mapping, header: Mapping[str, str] | None = None) -> None:
+    """Write tensors by name, and words by name, as safetensors with a checksum of both."""
+    from safetensors.torch import save_file
+
+    whole, header = {k: v.contiguous() for k, v in tensors.items()}, dict(header or {})
+    header[CHECKSUM] = _checksum(whole, header)
+    write_atomically(path, lambda p: save_file(whole, p, metadata=header))
+
+
 def read_tensors(path: Path) -> dict:
-    """Read tensors from a safetensors file.
+    """Read the tensors that `write_tensors` wrote.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if the file is damaged, altered or of another version.
+        FileNotFoundError: if it is not there.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return read_tensors_and_header(path)[0]
 
+
+def read_tensors_and_header(path: Path) -> tuple[dict, dict[str, str]]:
+    """The same, with the words; raises as `read_tensors`."""
+    from safetensors import safe_open
+
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is damaged (it is no plain file); delete it to make it anew")
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to make it anew") from None
+    if CHECKSUM not in header:
+        raise ValueError(f"{path} lacks its sha256: another version wrote it; delete it")
+    if header.pop(CHECKSUM) != _checksum(tensors, header):
+        raise ValueError(
+            f"{path} was altered (its content does not have its sha256); delete it to make it anew"
+        )
+    return tensors, header
+
+
+def _checksum(tensors: Mapping, header: Mapping[str, str]) -> str:
+    """Of names, types, shapes and every bit."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        x = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(memoryview(x.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from oal_lite.arguments import need_number, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
 from oal_lite.images import ImageFile, read_images
 
@@ -28,7 +29,10 @@ def from_folders(
             read_images(files, resize=image_size, crop=image_size, memory=memory), labels
         )
 
-    groups = [dict(near), dict(far), dict(validation_ood or {})]
+    need_whole(image_size=image_size, seed=seed)
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}; expected at least 1 pixel")
+    groups = [_named(near), _named(far), _named(validation_ood or {})]
     names = [name for group in groups for name in group]
     if len(set(names)) < len(names) or "id" in names or any("/" in n for n in names):
         raise ValueError(f"OOD sets are named {names}; each needs its own name, not 'id', no '/'")
@@ -43,8 +47,14 @@ def from_folders(
     )
 
 
+def _named(sets: Mapping[str, str | Path]) -> dict[str, str | Path]:
+    if not isinstance(sets, Mapping) or not all(isinstance(name, str) for name in sets):
+        raise ValueError(f"OOD sets are {sets!r}; expected folders by name: {{'weeds': 'folder'}}")
+    return dict(sets)
+
+
 def _folder(path: str | Path) -> Path:
-    if not Path(path).is_dir():
+    if not isinstance(path, str | Path) or not Path(path).is_dir():
         raise ValueError(f"{path} is no folder; expected one that holds images")
     return Path(path)
 
@@ -92,6 +102,9 @@ def _id_splits(
 
 def _divide(files: list[ImageFile], shares: tuple[float, float], seed: int) -> list[list]:
     """Split one class at random into train, val and test."""
+    if len(shares) != 2:
+        raise ValueError(f"shares={shares}; expected two, of val and of test, as (0.1, 0.2)")
+    need_number(**{"share of val": shares[0], "share of test": shares[1]})
     counts = [max(1, round(share * len(files))) for share in shares]
     if min(shares) <= 0 or sum(counts) >= len(files):
         raise ValueError(

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from oal_lite.arguments import need_tensor
+
 THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -65,6 +67,8 @@ def check_images(images: Tensor | LazyImages, name: str = "images", *, least: in
     Raises:
         ValueError: with the shape and type that were given.
     """
+    if not isinstance(images, LazyImages):
+        need_tensor(**{name: images})
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or images.dtype != torch.uint8 or min(shape[2:]) < 1:
         raise ValueError(

@@ -10,6 +10,8 @@ what its text says: `selection="farthest"` is the text, `"as_released"` the code
 same picks and hardly builds a candidate: `knn_pruning` says how.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
@@ -17,14 +19,33 @@ from jaxtyping import Float, Int
 from numpy.random import SeedSequence
 from torch import Generator, Tensor
 
-from oal_lite.knn_pruning import contests, edge, rounds_at_once, undefeated
+from oal_lite.arguments import (
+    need_floats,
+    need_generator,
+    need_integers,
+    need_number,
+    need_tensor,
+    need_whole,
+)
+from oal_lite.knn_pruning import contests, drifts, edge, rounds_at_once, undefeated, winners
 
 Selection = Literal["farthest", "as_released", "random"]
 
 
 def unit(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    """Project onto the unit sphere: x / |x|."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    """Project onto the unit sphere: x / |x|.
+
+    Raises:
+        ValueError: if a row has no direction: its length is 0, infinite or NaN in its dtype.
+    """
+    need_floats(x=x)
+    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    _need(
+        bool(((lengths > 0) & lengths.isfinite()).all()),
+        "a row's length is 0, infinite or NaN, so it has no direction: leave such rows out, or "
+        "convert very large or small ones by .double()",
+    )
+    return x / lengths
 
 
 def kth_distance(
@@ -34,11 +55,24 @@ def kth_distance(
 
     r_k(q) = k-th smallest of |q - b_j|^2 over j; between unit vectors, 2 - 2 cos, in [0, 4]. A
     query that is itself a row of the bank counts as its own first neighbour.
+
+    Raises:
+        ValueError: matrices that do not fit, numbers that are not finite, or k out of range.
     """
+    need_floats(queries=queries, bank=bank)
+    need_whole(k=k)
     _need(
         queries.ndim == bank.ndim == 2 and queries.shape[1] == bank.shape[1],
         f"queries have shape {tuple(queries.shape)} and the bank {tuple(bank.shape)}: expected two "
         "matrices of one width",
+    )
+    _need(
+        queries.dtype == bank.dtype,
+        f"queries are of type {queries.dtype} and the bank of {bank.dtype}: convert one of them",
+    )
+    _need(
+        bool(queries.isfinite().all() and bank.isfinite().all()),
+        "queries or bank hold NaN or infinite values: leave those rows out",
     )
     _need(1 <= k <= len(bank), f"k = {k}: expected 1 to {len(bank)}, the rows of the bank")
     lengths = bank.square().sum(1)
@@ -48,7 +82,12 @@ def kth_distance(
         .values.amax(1)
         for q in queries.split(max(1, 2**22 // len(bank)))  # at most 4 million distances at once
     ]
-    return (torch.cat(kth) + queries.square().sum(1)).clamp_min(0)
+    distances = (torch.cat(kth) + queries.square().sum(1)).clamp_min(0)
+    _need(
+        bool(distances.isfinite().all()),
+        f"squared distances exceed the range of {bank.dtype}: normalise the rows, or use .double()",
+    )
+    return distances
 
 
 def boundary_points(
@@ -71,8 +110,17 @@ def draw_noise(
 
     Always float32: in float64 torch draws other numbers, and one seed should mean one noise.
     """
+    need_whole(n=n, d=d)
+    need_generator(generator)
+    _need(min(n, d) >= 0, f"noise of shape ({n}, {d}): expected no negative number")
     source = device if generator is None else generator.device
-    return torch.randn(n, d, generator=generator, device=source, dtype=torch.float32).to(device)
+    try:
+        noise = torch.randn(n, d, generator=generator, device=source, dtype=torch.float32)
+    except RuntimeError:  # of all reasons, memory is the one that is left
+        raise ValueError(
+            f"{n} noises of {d} numbers do not fit into memory: lower n_candidates"
+        ) from None
+    return noise.to(device)
 
 
 def candidates_around(
@@ -82,7 +130,18 @@ def candidates_around(
 
     The push has length sigma sqrt(d), 1.94 at sigma = 0.07 and d = 768, against |z_b| = 1: the
     cosine of a candidate with its own point is only about 1 / sqrt(1 + sigma^2 d) = 0.458.
+
+    Raises:
+        ValueError: if points and noise are not two matrices of one width, or sigma is no number of
+            at least 0.
     """
+    need_floats(points=points, noise=noise)
+    _need(
+        points.ndim == noise.ndim == 2 and points.shape[1] == noise.shape[1],
+        f"points have shape {tuple(points.shape)} and noise {tuple(noise.shape)}: expected two "
+        "matrices of one width",
+    )
+    _check_sigma(sigma)
     return unit(points[:, None] + sigma * noise.to(points.dtype))
 
 
@@ -109,6 +168,8 @@ def select_candidates(
     Raises:
         ValueError: keep exceeds the candidates, or the selection is unknown.
     """
+    need_tensor(distances=distances)
+    need_generator(generator)
     _need(
         distances.ndim == 2,
         f"distances have shape {tuple(distances.shape)}: expected one row per boundary point",
@@ -142,6 +203,7 @@ def sample_outliers_plain(
     fall the other way. The candidates alone take 230 MB at the default sizes, d = 768, float32.
     """
     _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
+    need_generator(generator)
     z = unit(features)
     boundary = z[boundary_points(features, k, n_boundary)]
     noise = draw_noise(n_candidates, z.shape[1], generator, z.device)
@@ -194,9 +256,12 @@ def sample_outliers(
             floating-point matrix of finite, non-zero rows; or the selection is unknown.
     """
     _check(features, k, n_boundary, n_candidates, sigma, keep, selection)
-    z = unit(features.double())
-    boundary = _boundary(z, k, n_boundary)
-    (outliers,) = _sample(z, boundary, k, n_candidates, sigma, keep, selection, [generator])
+    need_generator(generator)
+    with ThreadPoolExecutor(1) as pool:
+        noises = _Noise([[generator]], n_candidates, features.shape[1], features.device, pool)
+        z = unit(features.double())
+        boundary = _boundary(z, k, n_boundary)
+        (outliers,) = _sample(z, boundary, noises, k, sigma, keep, selection)
     return outliers.to(features.dtype)
 
 
@@ -235,6 +300,10 @@ def sample_outliers_per_class(
     from tqdm.auto import trange
 
     _check(features)
+    need_integers(labels=labels)
+    need_whole(n_classes=n_classes, rounds=rounds)
+    need_generator(generator)
+    _need(n_classes >= 1, f"n_classes = {n_classes}: expected at least 1")
     _need(
         labels.shape == features.shape[:1],
         f"labels have shape {tuple(labels.shape)}, features {tuple(features.shape)}: expected "
@@ -256,21 +325,36 @@ def sample_outliers_per_class(
     source = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=source))
     together = rounds_at_once(features.shape, n_boundary, n_candidates)
+    starts = range(0, rounds, together)
+    splits = (
+        [round_generator(seed, c, r) for r in range(rounds)[start : start + together]]
+        for c in range(n_classes)
+        for start in starts
+    )
     outliers = []
-    for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
-        z = unit(features[labels == c].double())
-        boundary = _boundary(z, k, n_boundary)
-        splits = [round_generator(seed, c, r) for r in range(rounds)]
-        for start in range(0, rounds, together):
-            some = splits[start : start + together]
-            kept = _sample(z, boundary, k, n_candidates, sigma, keep, selection, some)
-            outliers.append(kept.flatten(0, 1).to(features.dtype))
+    with ThreadPoolExecutor(1) as pool:
+        noises = _Noise(splits, n_candidates, features.shape[1], features.device, pool)
+        for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
+            z = unit(features[labels == c].double())
+            boundary = _boundary(z, k, n_boundary)
+            for _ in starts:
+                kept = _sample(z, boundary, noises, k, sigma, keep, selection)
+                outliers.append(kept.flatten(0, 1).to(features.dtype))
     classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
     return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
 
 
 def round_generator(seed: int, class_index: int, round_index: int) -> Generator:
-    """Split the seed by class and round: a generator on the CPU, whatever the features' device."""
+    """Split the seed by class and round: a generator on the CPU, whatever the features' device.
+
+    Raises:
+        ValueError: if one of the three is negative or no whole number.
+    """
+    need_whole(seed=seed, class_index=class_index, round_index=round_index)
+    _need(
+        min(seed, class_index, round_index) >= 0,
+        f"seed {seed}, class {class_index}, round {round_index}: expected none below 0",
+    )
     split = SeedSequence(seed, spawn_key=(class_index, round_index))
     return Generator().manual_seed(int(split.generate_state(1)[0]))
 
@@ -279,20 +363,45 @@ def _boundary(z, k, n_boundary):
     return _largest(edge(z, k, n_boundary), n_boundary)
 
 
-def _sample(z, boundary, k, n_candidates, sigma, keep, selection, generators):
-    """Outliers of one class, one round for each generator: (r, b * keep, d)."""
-    draws = [draw_noise(n_candidates, z.shape[1], g, z.device) for g in generators]
-    noise = torch.stack(draws) if len(draws) > 1 else draws[0][None]
+class _Noise:
+    """Noise of some rounds at a time, each from a generator of its own, drawn in a thread.
+
+    Drawing keeps one core busy, as long as all does that follows the large product.
+    """
+
+    def __init__(self, splits, n: int, d: int, device: torch.device, pool: Executor):
+        def draw(generators):
+            return generators, torch.stack([draw_noise(n, d, g, device) for g in generators])
+
+        self._coming = (pool.submit(draw, generators) for generators in splits)
+        self.start()
+
+    def start(self) -> None:
+        """Begin to draw the next, if there is a next."""
+        self._next = next(self._coming, None)
+
+    def take(self) -> tuple[Sequence[Generator | None], Float[Tensor, "r n d"]]:
+        """Wait for what was begun: generators and their noise."""
+        return self._next.result()
+
+
+def _sample(z, boundary, noises, k, sigma, keep, selection):
+    """Outliers of one class from the next noises: (r, b * keep, d)."""
+    gram, b = z[boundary] @ z.T, len(boundary)
+    generators, noise = noises.take()
+    r, s, _ = noise.shape
     if selection == "random":
-        distances = z.new_empty(len(noise), len(boundary), n_candidates)
+        noises.start()
+        shape = z.new_empty(b, s)
+        picks = torch.stack([select_candidates(shape, keep, "random", g) for g in generators])
     else:
-        distances = undefeated(z, boundary, noise, k=k, sigma=sigma, keep=keep, selection=selection)
-    outliers = []
-    for r, generator in enumerate(generators):
-        picks = select_candidates(distances[r], keep, selection, generator)
-        b, s = picks // n_candidates, picks % n_candidates
-        outliers.append(unit(z[boundary[b]] + sigma * noise[r, s].double()))
-    return torch.stack(outliers)
+        drift = drifts(z, noise, sigma)
+        noises.start()  # the product takes all cores, and what follows does not
+        how = dict(k=k, sigma=sigma, keep=keep, selection=selection)
+        left = undefeated(z, boundary, gram, noise, drift, **how)
+        picks = winners(*left, r=r, b=b, s=s, keep=keep, selection=selection)
+    moves = noise[torch.arange(r, device=z.device)[:, None], picks % s]
+    return unit(z[boundary[picks // s]] + sigma * moves.double())
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
@@ -307,6 +416,8 @@ def _need(condition: bool, message: str) -> None:
 
 
 def _check(features, k=1, n_boundary=1, n_candidates=1, sigma=0.0, keep=1, selection="random"):
+    need_tensor(features=features)
+    need_whole(k=k, n_boundary=n_boundary, n_candidates=n_candidates, keep=keep)
     _need(
         features.ndim == 2 and features.is_floating_point(),
         f"features have shape {tuple(features.shape)} and dtype {features.dtype}: expected a "
@@ -319,16 +430,28 @@ def _check(features, k=1, n_boundary=1, n_candidates=1, sigma=0.0, keep=1, selec
     ):
         _need(1 <= value <= top, f"{name} = {value}: expected 1 to {top}; {cure}")
     _check_choice(keep, n_candidates, selection)
-    _need(
-        0 <= sigma < float("inf"), f"sigma = {sigma}: expected a finite number >= 0, such as 0.07"
-    )
-    finite, zero = features.isfinite().all(dim=1), features.norm(dim=1) == 0
-    for bad, what in ((~finite, "NaN or infinite values"), (zero, "zero length, so no direction")):
+    _check_sigma(sigma)
+    lengths = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    largest = torch.finfo(features.dtype).max
+    for bad, what in (
+        (~lengths.isfinite(), "NaN or infinite values"),
+        (lengths == 0, "zero length, so no direction"),
+        (lengths > largest, f"a length beyond the range of {features.dtype}"),
+    ):
         rows = bad.nonzero().flatten().tolist()
         _need(not rows, f"features in rows {rows[:5]} have {what}: drop {len(rows)} such rows")
 
 
+def _check_sigma(sigma):
+    _need(
+        not isinstance(sigma, int | float) or 0 <= sigma < float("inf"),
+        f"sigma = {sigma}: expected a finite number >= 0, such as 0.07",
+    )
+    need_number(sigma=sigma)
+
+
 def _check_choice(keep, n_candidates, selection):
+    need_whole(keep=keep)
     _need(
         1 <= keep <= n_candidates,
         f"keep = {keep}: expected 1 to {n_candidates}, the number of candidates; draw more",

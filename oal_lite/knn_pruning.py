@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-MEMORY = 2**26  # bytes of temporary tensors at a time, on any device
+MEMORY = 2**24  # bytes of temporary tensors at a time, on any device; a CPU's cache holds so many
 
 
 def rows_at_once(bytes_per_row: int) -> int:
@@ -64,7 +64,8 @@ def kth_cosine(
 def rounding_error(d: int) -> float:
     """Bound on the error of a single-precision dot product in d dimensions, over |x| |y|.
 
-    That is d u and a few roundings more; eps = 2 u leaves half of it for what is done next.
+    That is d u and a few roundings more; eps = 2 u leaves half of it for what is done next: some
+    ten roundings, in single precision too.
     """
     return (d + 8) * torch.finfo(torch.float32).eps
 
@@ -76,25 +77,41 @@ def edge(z: Float[Tensor, "n d"], k: int, count: int) -> Float[Tensor, "n"]:
     """
     error, single = rounding_error(z.shape[1]), z.float()
     cosines = kth_cosine(single, single, k)
-    if ((cosines[:16] - kth_cosine(z[:16], z, k)).abs() > error / 2).any():
-        cosines = kth_cosine(z, z, k)  # degraded, as in `undefeated`
+    if ((cosines[:8] - kth_cosine(z[:8], z, k)).abs() > error / 2).any():
+        cosines = kth_cosine(z, z, k)  # degraded, as in `drifts`
     mark = cosines.topk(count, largest=False).values.amax() + 2 * error
     distances = z.new_full((len(z),), -torch.inf)
     distances[cosines <= mark] = 2 - 2 * kth_cosine(z[cosines <= mark], z, k)
     return distances
 
 
+def drifts(
+    z: Float[Tensor, "n d"], noise: Float[Tensor, "r s d"], sigma: float
+) -> Float[Tensor, "r s n"]:
+    """Products sigma noise . x_j in single precision: half of all the work."""
+    drift = (noise @ (sigma * z).float().T).float()
+    error = rounding_error(z.shape[1]) * sigma * torch.linalg.vector_norm(noise[0, :16], dim=1)
+    off = drift[0, :16, :64] - sigma * noise[0, :16].double() @ z[:64].T
+    if (off.abs().amax(1) > error / 2).any():
+        # Autocast, TF32 or bfloat16 had a hand in it, and the bound does not hold.
+        parts = noise.flatten(0, 1).split(rows_at_once(16 * sum(z.shape)))
+        drift = torch.cat([sigma * e.double() @ z.T for e in parts]).float().view_as(drift)
+    return drift
+
+
 def undefeated(
     z: Float[Tensor, "n d"],
     boundary: Int[Tensor, "b"],
+    gram: Float[Tensor, "b n"],
     noise: Float[Tensor, "r s d"],
+    drift: Float[Tensor, "r s n"],
     *,
     k: int,
     sigma: float,
     keep: int,
     selection: str,
-) -> Float[Tensor, "r b s"]:
-    """k-th distances of all candidates that might be picked, in r rounds; -inf for the others.
+) -> tuple[Int[Tensor, "m"], Float[Tensor, "m"]]:
+    """All candidates of r rounds that might be picked, and their k-th distances.
 
     A few likely winners of each contest give the mark T. With single-precision values g + p of
     (x_b + d_s) . x_j that are off by `error` at most, and low <= |x_b + d_s| <= high, the k-th
@@ -111,63 +128,89 @@ def undefeated(
     Args:
         z: unit vectors, float64.
         boundary: which of them are the boundary points.
+        gram: cosines of the boundary points with all unit vectors, float64.
         noise: float32.
+        drift: from `drifts`.
         k: which neighbour counts.
         sigma: standard deviation of the noise.
         keep: how many candidates win a contest.
         selection: "farthest" or "as_released".
+
+    Returns:
+        The numbers of the candidates among all r b s, in ascending order, and the distances.
     """
     (n, d), b, (r, s) = z.shape, len(boundary), noise.shape[:2]
-    points, noise = z[boundary], noise.flatten(0, 1)
-    gram = (points @ z.T).float()
-    drift = (noise @ (sigma * z).float().T).float()
-    lengths = sigma * torch.linalg.vector_norm(noise, dim=1, keepdim=True).double()
+    points, noise, drift = z[boundary], noise.flatten(0, 1), drift.flatten(0, 1)
+    single = gram.float()
+    lengths = sigma * torch.linalg.vector_norm(noise, dim=1, keepdim=True)
     error = rounding_error(d) * (1 + lengths)
-    sample = sigma * noise[:64].double() @ points.T
-    if ((drift[:64, boundary] - sample).abs() > error[:64] / 2).any():
-        # Autocast, TF32 or bfloat16 had a hand in this product, and the bound does not hold.
-        drift = torch.cat([sigma * e.double() @ z.T for e in noise.split(1024)]).float()
-    squares = 1 + 2 * drift[:, boundary].double() + lengths**2
-    spread = (1 + lengths) * error
+    squares, spread = 1 + lengths**2 + 2 * drift.index_select(1, boundary), (1 + lengths) * error
     low, high = (squares - spread).clamp_min(0).sqrt(), (squares + spread).clamp_min(0).sqrt()
 
-    guess = ((gram.mean(1) + drift.mean(1, keepdim=True)) / high).float()
+    guess = (single.mean(1) + drift.mean(1, keepdim=True)) / high
     races = contests(guess.view(r, s, b).mT, selection).reshape(r * b, s)
-    likely = races.topk(min(s, 3 * keep), largest=False).indices.view(r, b, -1)
-    probes = _candidate(likely, b, s, selection)
-    parts = probes.flatten().split(rows_at_once(8 * n))
-    tops = torch.cat([kth_largest(drift[i // b] + gram[i % b], k) for i in parts])
-    tops = tops.view_as(probes) + error[probes // b, 0]
-    upper = tops / torch.where(tops > 0, low.flatten()[probes], high.flatten()[probes])
-    marks = upper.clamp_max(1).topk(keep, largest=False).values.amax(2)
+    likely = races.topk(min(s, 2 * keep), largest=False).indices
+    runner = _candidate(torch.arange(r * b, device=z.device)[:, None], likely, b, s, selection)
+    point, push = runner // s % b, runner // (b * s) * s + runner % s
+    pairs = torch.stack([point.flatten(), push.flatten()]).split(rows_at_once(8 * n), dim=1)
+    tops = torch.cat([kth_largest(single[i] + drift[j], k) for i, j in pairs])
+    tops = tops.view_as(likely) + error[push, 0]
+    upper = tops / torch.where(tops > 0, low[push, point], high[push, point])
+    marks = upper.clamp_max(1).topk(keep, largest=False).values.amax(1).view(r, b)
 
-    mark = marks[:, _contest(b, s, selection, z.device)].view(r * s, b)
+    each = marks.repeat_interleave(s, 1) if selection == "farthest" else marks.repeat(1, s)
+    mark = each.view(r, b, s).mT.reshape(r * s, b)
     line = mark * torch.where(mark > 0, high, low) + error
-    (alive,) = fewer_than(k, gram, drift, line.float()).flatten().nonzero(as_tuple=True)
-    vectors = points[alive % b] + sigma * noise[alive // b].double()
-    distances = z.new_full((r * s * b,), -torch.inf)
-    distances[alive] = 2 - 2 * kth_cosine(vectors, z, k)
-    return distances.view(r, s, b).mT
+    few = fewer_than(k, single, drift, line)
+    turn, point, push = few.view(r, s, b).mT.nonzero(as_tuple=True)
+    parts = torch.stack([point, turn * s + push]).split(rows_at_once(16 * (n + d)), dim=1)
+    distances = torch.cat([_distances(z, points, gram, noise, sigma, k, *part) for part in parts])
+    return (turn * b + point) * s + push, distances
 
 
-def _contest(b: int, s: int, selection: str, device: torch.device) -> Int[Tensor, "s b"]:
-    """In which contest of its round each candidate runs; see `contests`."""
-    points, noises = torch.arange(b, device=device), torch.arange(s, device=device)
+def _distances(z, points, gram, noise, sigma, k, point, push):
+    """k-th distances of single candidates, in double precision; each push multiplied once."""
+    distinct, which = push.unique(return_inverse=True)
+    moves = sigma * noise[distinct].double()
+    lengths = torch.linalg.vector_norm(points[point] + moves[which], dim=1)
+    return 2 - 2 * kth_largest(gram[point] + (moves @ z.T)[which], k) / lengths
+
+
+def contest(
+    candidate: Int[Tensor, "*m"], b: int, s: int, selection: str
+) -> tuple[Int[Tensor, "*m"], Int[Tensor, "*m"]]:
+    """In which contest each of r b s candidates runs, and at which position; see `contests`."""
+    turn, candidate = candidate // (b * s), candidate % (b * s)
     if selection == "farthest":
-        return points.expand(s, b)
-    return (points * s + noises[:, None]) % b
+        return turn * b + candidate // s, candidate % s
+    return turn * b + candidate % b, candidate // b
 
 
-def _candidate(
-    positions: Int[Tensor, "r b p"], b: int, s: int, selection: str
-) -> Int[Tensor, "r b p"]:
-    """Index, among all r s b candidates, of positions in the contests of each round."""
-    rounds, races = (torch.arange(x, device=positions.device) for x in positions.shape[:2])
-    points, noises = races[:, None], positions
-    if selection != "farthest":
-        flat = positions * b + races[:, None]
-        points, noises = flat // s, flat % s
-    return (rounds[:, None, None] * s + noises) * b + points
+def _candidate(race: Tensor, position: Tensor, b: int, s: int, selection: str) -> Tensor:
+    """Which candidate runs at this position of this contest: `contest` the other way."""
+    if selection == "farthest":
+        return race * s + position
+    return race // b * (b * s) + position * b + race % b
+
+
+def winners(
+    candidates: Int[Tensor, "m"],
+    distances: Float[Tensor, "m"],
+    *,
+    r: int,
+    b: int,
+    s: int,
+    keep: int,
+    selection: str,
+) -> Int[Tensor, "r p"]:
+    """What `select_candidates` picks in each of r rounds, from the `undefeated` alone."""
+    race, position = contest(candidates, b, s, selection)
+    order = distances.round(decimals=10).argsort(descending=True, stable=True)
+    order = order[race[order].argsort(stable=True)]
+    races = torch.arange(r * b, device=race.device)
+    first = torch.searchsorted(race[order], races)
+    kept = position[order[first[:, None] + torch.arange(keep, device=race.device)]]
+    return (races[:, None] % b * s + kept).view(r, b * keep)
 
 
 def fewer_than(
@@ -208,13 +251,16 @@ def fewer_than_plain(k: int, gram: Tensor, drift: Tensor, line: Tensor) -> Tenso
 
 @no_type_check  # numba reads this function itself, and no decorated one
 def _fewer_than(k, gram, drift, line, few):
+    last = len(gram) - 1
     for s in range(len(drift)):
-        for b in range(len(gram)):
-            count = np.int32(0)
+        for b in range(0, last + 1, 2):  # two at a time, so that a drift is read for both
+            c = min(b + 1, last)
+            at_b = at_c = np.int32(0)
             for j in range(gram.shape[1]):
-                nearer = gram[b, j] + drift[s, j] >= line[s, b]
-                count = np.int32(count + np.int32(nearer))  # else 64 bits, at half the speed
-            few[s, b] = count < k
+                # as 32 bits: numba would count in 64, at half the speed
+                at_b = np.int32(at_b + np.int32(gram[b, j] + drift[s, j] >= line[s, b]))
+                at_c = np.int32(at_c + np.int32(gram[c, j] + drift[s, j] >= line[s, c]))
+            few[s, b], few[s, c] = at_b < k, at_c < k
 
 
 @cache

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oal_lite.arguments import need_floats, need_integers, need_number, need_whole
+
 log = logging.getLogger(__name__)
 MOST_POINTS = 4096  # beyond that umap-learn changes its algorithm and takes half a minute
 
@@ -31,6 +33,14 @@ def joint_map(
 
     Source: McInnes et al., "UMAP", arXiv:1802.03426.
     """
+    _check_groups(groups)
+    need_whole(n_neighbors=n_neighbors, seed=seed)
+    need_number(min_dist=min_dist)
+    if n_neighbors < 2 or not 0 <= min_dist <= 1 or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"n_neighbors={n_neighbors}, min_dist={min_dist}, seed={seed}: expected n_neighbors of "
+            "at least 2, min_dist of 0 to 1 and a seed of at least 0"
+        )
     sizes = [len(x) for x in groups.values()]
     if not n_neighbors < sum(sizes) <= MOST_POINTS:
         raise ValueError(
@@ -58,9 +68,28 @@ def knn_purity(
     Raises:
         ValueError: if k is not between 1 and n - 1.
     """
+    need_floats(features=features)
+    need_integers(labels=labels)
+    need_whole(k=k)
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"features have shape {tuple(features.shape)} and labels {tuple(labels.shape)}; "
+            "expected a matrix and one label per row"
+        )
     n = len(features)
     if not 1 <= k < n:
         raise ValueError(f"k={k}: expected 1 to {n - 1}, since {n} points have {n - 1} others")
     z = torch.nn.functional.normalize(features.float(), dim=1)
     near = (z @ z.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices
     return (labels[near] == labels[:, None]).float().mean(1)
+
+
+def _check_groups(groups: Mapping[str, Tensor]) -> None:
+    if not isinstance(groups, Mapping) or not groups:
+        raise ValueError(f"groups are a {type(groups).__name__}; expected features by name")
+    need_floats(**groups)
+    shapes = {name: tuple(x.shape) for name, x in groups.items()}
+    if {len(s) for s in shapes.values()} != {2} or len({s[1] for s in shapes.values()}) > 1:
+        raise ValueError(f"groups have shapes {shapes}; expected matrices of one width")
+    if wrong := [name for name, x in groups.items() if not x.isfinite().all()]:
+        raise ValueError(f"groups {wrong} hold NaN or infinity: leave those rows out")

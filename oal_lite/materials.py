@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
+from oal_lite.arguments import need_generator, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import read_tensors, write_atomically
+from oal_lite.files import read_tensors, write_tensors
 from oal_lite.images import subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
-from oal_lite.recipes import Autoencoded, Outliers, gaussian_like
+from oal_lite.recipes import Autoencoded, Outliers, gaussian_like, halves
 from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
@@ -231,13 +232,16 @@ class Materials:
     def outliers(self, selection: str) -> Outliers:
         """k-NN outliers by a selection, and the latents that diffusion makes of some of them.
 
-        `"noise"` is the control: Gaussian noise with the mean and spread of the farthest ones.
+        `"noise"` and `"halves"` are controls: the farthest ones with Gaussian noise for all of
+        them, or with halves of ID latents for the latents.
         """
         if selection not in self._outliers:
             if selection == "noise":
                 made = gaussian_like(
                     self.outliers("farthest"), generator_for(self.seed, "noise outliers")
                 )
+            elif selection == "halves":
+                made = self._halves()
             else:
                 made = self._kept(
                     f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
@@ -246,6 +250,17 @@ class Materials:
                 made = Outliers(**made)
             self._outliers[selection] = made
         return self._outliers[selection]
+
+    def _halves(self) -> Outliers:
+        latents, classes = halves(
+            self.id_latents, self.benchmark.train.labels, self.preset.diffusion.n_latents,
+            generator_for(self.seed, "halves"),
+        )  # fmt: skip
+        images = decode(
+            self.pipeline, latents, batch_size=self._batch, size=self.benchmark.image_size
+        )
+        real = self.outliers("farthest")
+        return replace(real, latents=latents, latent_classes=classes, images=images)
 
     @cached_property
     def id_latents(self) -> Float[Tensor, "n c h w"]:
@@ -286,12 +301,9 @@ class Materials:
         """
         if self.runs is None:
             return make()
-        from safetensors.torch import save_file
-
         path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
         if not path.exists():
-            made = {name: tensor.contiguous() for name, tensor in make().items()}
-            write_atomically(path, lambda p: save_file(made, p))
+            write_tensors(path, make())
         return read_tensors(path)
 
     def _synthesise(self, selection: str) -> Outliers:
@@ -352,6 +364,8 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
     Raises:
         ValueError: if there are fewer than n.
     """
+    need_whole(n_latents=n)
+    need_generator(generator, or_none=False)
     if n < 1:
         raise ValueError(f"{n} picks; at least one is needed (n_latents)")
     if n > len(classes):

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from scipy import integrate, stats
 from torch import Tensor
 
+from oal_lite.arguments import need_number, need_whole
+
 Numbers = Tensor | np.ndarray | Sequence
 Positive = Literal["ood", "id"]
 Counts = Int[np.ndarray, "rows u"]
@@ -174,10 +176,15 @@ def bootstrap_interval(
     """
     _check_positive(positive)
     _check_level(level)
-    if metric not in _METRICS:
+    if metric not in tuple(_METRICS):  # a tuple: what cannot be hashed is unknown too
         raise ValueError(f"metric={metric!r} is unknown: choose one of {', '.join(_METRICS)}.")
+    need_whole(n_resamples=n_resamples)
     if n_resamples < 1:
         raise ValueError(f"n_resamples={n_resamples} is too few: use at least 1, better 1000.")
+    if not isinstance(seed, np.random.Generator):
+        need_whole(seed=seed)
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative.")
     thresholds, id_places, ood_places = _rank(id_scores, ood_scores)
     # One stream per side, so that the block size cannot change the result.
     id_rng, ood_rng = np.random.default_rng(seed).spawn(2)
@@ -215,8 +222,14 @@ def mean_interval(values: Numbers, level: float = 0.95) -> tuple[float, float, f
             f"values has {array.size} number but an interval needs at least 2: run more seeds, or "
             "report the single value without an interval."
         )
-    mean, error = _mean_and_error(array)
+    with np.errstate(over="ignore"):
+        mean, error = _mean_and_error(array)
     half = stats.t.ppf((1 + level) / 2, array.size - 1) * error
+    if not np.isfinite([mean - half, mean + half]).all():
+        raise ValueError(
+            f"the values span {array.min():g} to {array.max():g} and level={level} asks for an "
+            "interval beyond the range of float64: rescale the values, or lower the level."
+        )
     return mean, float(mean - half), float(mean + half)
 
 
@@ -254,7 +267,8 @@ def paired_test(a: Numbers, b: Numbers, level: float = 0.95) -> PairedTest:
         raise ValueError(
             f"a and b hold {first.size} pair but a paired test needs at least 2: run more seeds."
         )
-    differences = first - second
+    with np.errstate(over="ignore"):  # what overflows is told of by `mean_interval`
+        differences = first - second
     rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(first), np.abs(second))
     differences[np.abs(differences) <= rounding] = 0.0
     mean, low, high = mean_interval(differences, level)
@@ -355,10 +369,12 @@ def _mean_and_error(array: Float[np.ndarray, " n"]) -> tuple[float, float]:
 def _as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
     """Float64 vector of finite numbers, or a ValueError that says what is wrong with them."""
     if isinstance(values, Tensor):
+        if values.is_complex():
+            raise ValueError(f"{name} are of type {values.dtype}: pass real numbers.")
         values = values.detach().cpu().double().numpy()
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{name} of type {type(values).__name__} does not convert to numbers ({error}): pass a "
             "one-dimensional tensor, array or list of numbers."
@@ -387,5 +403,6 @@ def _check_positive(positive: str) -> None:
 
 
 def _check_level(level: float) -> None:
+    need_number(level=level)
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, for example 0.95.")

@@ -13,6 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oal_lite.arguments import (
+    finite_loss,
+    need_finite,
+    need_floats,
+    need_generator,
+    need_number,
+    need_tensor,
+    need_whole,
+)
+
 
 def club(
     mu: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], y: Float[Tensor, "n d"]
@@ -51,7 +61,7 @@ def club(
     e, a = y - mean, mu - mean
     s = e.square().mean(dim=0)
     terms = (a * e + (s - e.square()) / 2) * torch.exp(-logvar)
-    return terms.sum(dim=1).mean()
+    return finite_loss(terms.sum(dim=1).mean(), "the CLUB bound")
 
 
 def club_naive(
@@ -77,7 +87,8 @@ def club_naive(
     _check_gaussian(mu, logvar, y)
     true_pairs = (y - mu).square()
     all_pairs = (y[None, :, :] - mu[:, None, :]).square().mean(dim=1)
-    return ((all_pairs - true_pairs) / (2 * logvar.exp())).sum(dim=1).mean()
+    terms = (all_pairs - true_pairs) / (2 * logvar.exp())
+    return finite_loss(terms.sum(dim=1).mean(), "the CLUB bound")
 
 
 class ClubNet(nn.Module):
@@ -107,6 +118,9 @@ class ClubNet(nn.Module):
         logvar_hidden_dims: Sequence[int] = (256,),
     ) -> None:
         super().__init__()
+        for hidden in (mu_hidden_dims, logvar_hidden_dims):
+            if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+                raise ValueError(f"hidden widths {hidden!r}: expected several, such as (256,)")
         self.x_dim = x_dim
         self.mu = _mlp([x_dim, *mu_hidden_dims, y_dim])
         self.logvar = nn.Sequential(_mlp([x_dim, *logvar_hidden_dims, y_dim]), nn.Tanh())
@@ -123,11 +137,14 @@ class ClubNet(nn.Module):
         Raises:
             ValueError: If x is not a matrix of x_dim columns.
         """
+        need_tensor(x=x)
         if x.ndim != 2 or x.shape[1] != self.x_dim:
             raise ValueError(
                 f"x has shape {tuple(x.shape)} but this ClubNet expects (n, {self.x_dim}): reshape "
                 "x, or build the net with the x_dim of your outliers."
             )
+        need_finite(x=x)
+        x = x.to(self.mu[0].weight)  # integers and other precisions come as they may
         return self.mu(x), self.logvar(x)
 
     def log_likelihood(self, x: Float[Tensor, "n x"], y: Float[Tensor, "n y"]) -> Float[Tensor, ""]:
@@ -151,7 +168,8 @@ class ClubNet(nn.Module):
         mu, logvar = self(x)
         _check_gaussian(mu, logvar, y)
         squares = (y - mu).square() * torch.exp(-logvar)
-        return -(math.log(2 * math.pi) + logvar + squares).sum(dim=1).mean() / 2
+        densities = -(math.log(2 * math.pi) + logvar + squares).sum(dim=1) / 2
+        return finite_loss(densities.mean(), "the log-likelihood of q")
 
     def bound(self, x: Float[Tensor, "n x"], y: Float[Tensor, "n y"]) -> Float[Tensor, ""]:
         """`club` of the pairs under this q, a scalar in nats; an upper bound once q is fitted.
@@ -208,6 +226,8 @@ def sample_correlated_gaussians(
         ValueError: If n or dims is below 1, or rho is not strictly between -1 and 1.
     """
     _check_correlation(rho, dims)
+    need_whole(n=n)
+    need_generator(generator)
     if n < 1:
         raise ValueError(f"n={n} must be at least 1: it is the number of pairs to draw.")
     device = generator.device if generator is not None else None
@@ -216,6 +236,7 @@ def sample_correlated_gaussians(
 
 
 def _mlp(dims: Sequence[int]) -> nn.Sequential:
+    need_whole(**{f"width {i}": d for i, d in enumerate(dims)})
     if min(dims) < 1:
         raise ValueError(f"layer widths {list(dims)} must all be at least 1.")
     layers: list[nn.Module] = []
@@ -225,6 +246,7 @@ def _mlp(dims: Sequence[int]) -> nn.Sequential:
 
 
 def _check_gaussian(mu: Tensor, logvar: Tensor, y: Tensor) -> None:
+    need_floats(mu=mu, logvar=logvar, y=y)
     if not (mu.shape == logvar.shape == y.shape) or y.ndim != 2 or len(y) == 0:
         raise ValueError(
             f"mu {tuple(mu.shape)}, logvar {tuple(logvar.shape)} and y {tuple(y.shape)} must share "
@@ -233,6 +255,8 @@ def _check_gaussian(mu: Tensor, logvar: Tensor, y: Tensor) -> None:
 
 
 def _check_correlation(rho: float, dims: int) -> None:
+    need_number(rho=rho)
+    need_whole(dims=dims)
     if not -1 < rho < 1:
         raise ValueError(
             f"rho={rho} must lie strictly between -1 and 1: at the ends the mutual information is "

@@ -60,10 +60,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms; cross-entropy has weight 1. These are the released ones."""
+    """Weights of the loss terms; cross-entropy has weight 1. Those of KD and MICL are released."""
 
     kd_logits: float = 4.0
     kd_features: float = 8.0
+    kd_distance: float = 4.0  # of the teacher's distance to the classes; ours
     micl_knn: float = 0.1
     micl_diffusion: float = 0.2
     exposure: float = 0.5  # of outlier exposure (Hendrycks et al., ICLR 2019)
@@ -162,7 +163,7 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
     Raises:
         ValueError: if there is no preset of that name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
     if not quick:

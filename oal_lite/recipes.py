@@ -2,13 +2,15 @@
 
     ce                CE                                        the baseline
     kd                CE + distillation                         is it the teacher?
+    kd-distance       kd + the teacher's distance               is it what the teacher knows?
     oal-as-released   kd + MICL as the released code runs it    what does the code do?
     oal-paper         kd + MICL as the text describes it        what does the text say?
     oal-noise         oal-paper on Gaussian noise               does the synthesis matter?
     oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
     oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
     oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
-    oal               kd + latent outliers that reach the head  how far can latent outliers go?
+    oal               kd-distance + latent outliers that reach  how far can latent outliers go?
+                      the head
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -31,11 +33,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from oal_lite.arguments import need_floats, need_generator, need_integers, need_number
+from oal_lite.images import check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import LatentStem
 from oal_lite.terms import (
     CrossEntropy,
+    DistanceKD,
     FeatureKD,
     LatentExposure,
     LogitKD,
@@ -89,9 +94,11 @@ class Arm:
 
     Attributes:
         question: that it answers.
-        outliers: the k-NN selection behind its outliers, `"noise"` for Gaussian noise in the
-            place of the synthetic ones, or None.
+        outliers: the k-NN selection behind its outliers, or None. Two controls stand in the
+            place of a selection: `"noise"`, Gaussian noise for every outlier, and `"halves"`, two
+            halves of ID latents for the latents (see `gaussian_like`, `halves`).
         distil: both distillation terms.
+        distance: distillation of the teacher's distance to the classes into the energy.
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -102,6 +109,7 @@ class Arm:
     question: str
     outliers: str | None = None
     distil: bool = True
+    distance: bool = False
     micl: tuple[str, str] | None = None
     exposure: str | None = None
     latent_vector: str = "column_means"
@@ -110,13 +118,14 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),
     "kd": Arm("is it the teacher?"),
+    "kd-distance": Arm("is it what the teacher knows?", distance=True),
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
     "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
     "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
     "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
-    "oal": Arm("how far can latent outliers go?", "farthest", exposure="latent"),
+    "oal": Arm("how far can latent outliers go?", "farthest", distance=True, exposure="latent"),
 }
 
 
@@ -126,7 +135,7 @@ def get_arm(name: str) -> Arm:
     Raises:
         ValueError: if there is none of that name.
     """
-    if name not in ARMS:
+    if not isinstance(name, str) or name not in ARMS:
         raise ValueError(f"unknown arm {name!r}; choose from {', '.join(ARMS)}")
     return ARMS[name]
 
@@ -136,6 +145,8 @@ def column_means(latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n w"]:
 
     A 4 x 64 x 64 latent becomes 64 numbers; where things are, and in which channel, is lost.
     """
+    if latents.ndim != 4:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected (n, c, h, w)")
     return latents.mean(dim=(1, 2))
 
 
@@ -149,6 +160,10 @@ LATENT_VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
     """Gaussian noise in the place of every outlier, with the same mean and spread: a control."""
+    need_generator(generator, or_none=False)
+    _check_outliers(outliers)
+    if min(outliers.vectors.numel(), outliers.latents.numel()) < 2:
+        raise ValueError("one number has no spread to imitate; pass more outliers")
 
     def noise(x: Tensor) -> Tensor:
         return x.mean() + x.std() * torch.randn(x.shape, generator=generator)
@@ -160,6 +175,31 @@ def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
     )  # fmt: skip
 
 
+def halves(
+    latents: Float[Tensor, "m c h w"], labels: Int[Tensor, " m"], n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """Half of one ID latent beside half of one of another class: outliers without diffusion.
+
+    The cut is upright or level. The class is that of the left or upper half.
+
+    Raises:
+        ValueError: if all latents are of one class.
+
+    Source: CutMix (Yun et al., ICCV 2019, section 3.1) with a cut through the middle.
+    """
+    if labels.unique().numel() < 2:
+        raise ValueError("latents of one class have no other half to offer; pass two classes")
+    first = torch.randint(len(labels), (n,), generator=generator)
+    chance = torch.rand(n, len(labels), generator=generator)
+    second = chance.masked_fill(labels[first, None] == labels, -1.0).argmax(dim=1)
+    made = latents[first].clone()
+    upright = torch.rand(n, generator=generator) < 0.5
+    h, w = (side // 2 for side in made.shape[2:])
+    made[upright, :, :, w:] = latents[second[upright], :, :, w:]
+    made[~upright, :, h:] = latents[second[~upright], :, h:]
+    return made, labels[first]
+
+
 def build_terms(
     arm: Arm,
     *,
@@ -168,6 +208,7 @@ def build_terms(
     student_dim: int,
     weights: LossWeights,
     settings: TrainSettings,
+    id_features: tuple[Float[Tensor, "n t"], Int[Tensor, " n"]] | None = None,
     autoencoded: Autoencoded | None = None,
     real: UInt8[Tensor, "m 3 h w"] | None = None,
 ) -> nn.ModuleList:
@@ -180,22 +221,51 @@ def build_terms(
         student_dim: width of the student's.
         weights: of the terms.
         settings: learning rates, and the student's width.
+        id_features: the teacher's, of ID training images, and their labels; for `arm.distance`.
         autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.
         real: OOD images for `arm.exposure` of `"real"`.
 
     Raises:
-        ValueError: if the arm needs something that it does not get.
+        ValueError: if the arm needs something that it does not get, or gets what cannot be: a
+            weight below 0, no outliers, NaN, labels of another length.
     """
+    _check_arm(arm, weights)
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
     if arm.exposure in ("matched", "latent") and autoencoded is None:
         raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
+    if arm.distance and id_features is None:
+        raise ValueError("the teacher's distance needs its ID features: pass id_features=")
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
+    if outliers is not None:
+        _check_outliers(outliers)
+    if autoencoded is not None:
+        _check_labelled(autoencoded.latents, autoencoded.labels, "encoded ID images")
+    if arm.exposure == "real":
+        check_images(real, "real OOD images")
+    if arm.exposure == "decoded":
+        check_images(outliers.images, "decoded outliers")
+    if arm.exposure == "matched":
+        if autoencoded.images is None:
+            raise ValueError("exposure 'matched' needs decoded ID images: Autoencoded(images=...)")
+        check_images(autoencoded.images, "decoded ID images")
+    if arm.exposure == "latent" and autoencoded.latents.shape[1:] != outliers.latents.shape[1:]:
+        raise ValueError(
+            f"encoded ID images have latents of {tuple(autoencoded.latents.shape[1:])} and "
+            f"outliers of {tuple(outliers.latents.shape[1:])}; take both from one pipeline"
+        )
+    if arm.micl and outliers.vectors.shape[1] != teacher_dim:
+        raise ValueError(
+            f"outliers have {outliers.vectors.shape[1]} numbers each and the teacher's features "
+            f"{teacher_dim}; take both from one teacher"
+        )
     terms: list[Term] = [CrossEntropy()]
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
+    if arm.distance:
+        terms.append(DistanceKD(weights.kd_distance, *id_features))
     if arm.micl:
         terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.exposure == "latent":
@@ -214,6 +284,49 @@ def build_terms(
             Reconstructions(weights.reconstructions, autoencoded.images, autoencoded.labels)
         )
     return nn.ModuleList(terms)
+
+
+EXPOSURES = (None, "decoded", "matched", "real", "latent")
+
+
+def _check_arm(arm: Arm, weights: LossWeights) -> None:
+    """Refuse an arm of parts that are not there, and weights that are none."""
+    if arm.exposure not in EXPOSURES:
+        raise ValueError(
+            f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
+        )
+    if arm.latent_vector not in LATENT_VECTORS:
+        known = ", ".join(LATENT_VECTORS)
+        raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
+    if arm.micl is not None and len(arm.micl) != 2:
+        raise ValueError(f"micl {arm.micl!r}: expected (pairing, fit), as ('class', 'likelihood')")
+    if not arm.outliers and (arm.micl or arm.exposure in ("decoded", "matched", "latent")):
+        raise ValueError(
+            f"an arm with micl={arm.micl} and exposure={arm.exposure!r} needs outliers: name their "
+            "selection, as Arm(outliers='farthest')"
+        )
+    for name, weight in vars(weights).items():
+        need_number(**{name: weight})
+        if weight < 0:
+            raise ValueError(f"weight {name}={weight}; expected 0 or more: losses are made small")
+
+
+def _check_outliers(outliers: Outliers) -> None:
+    _check_labelled(outliers.vectors, outliers.vector_classes, "k-NN outliers")
+    _check_labelled(outliers.latents, outliers.latent_classes, "latent outliers")
+
+
+def _check_labelled(x: Tensor, classes: Tensor, name: str) -> None:
+    """Refuse an empty set, NaN, and classes that are not one whole number of 0 or more each."""
+    need_floats(**{name: x})
+    need_integers(**{f"classes of the {name}": classes})
+    if not len(x) or classes.shape != x.shape[:1] or classes.min() < 0:
+        raise ValueError(
+            f"{name} have shape {tuple(x.shape)} and their classes {tuple(classes.shape)}; "
+            "expected at least one, and a class of 0 or more for each"
+        )
+    if not x.isfinite().all():
+        raise ValueError(f"{name} hold NaN or infinity; find what produced them")
 
 
 def _micl(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from oal_lite.claims import differences
-from oal_lite.files import write_atomically
+from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import PairedTest, mean_interval
 from oal_lite.recipes import ARMS
@@ -162,7 +162,17 @@ def add_section(path: Path, name: str, content: dict) -> None:
 
     In an ablation's runs only the metrics by energy are kept.
     """
-    study = json.loads(path.read_text()) if path.exists() else {}
+    with locked(path):  # or two studies that end together would keep one section of two
+        _add_section(path, name, content)
+
+
+def _add_section(path: Path, name: str, content: dict) -> None:
+    try:
+        study = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(study, dict):
+            raise ValueError(f"it holds a {type(study).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     if name == "arms":
         study = content | {"ablations": study.get("ablations", {})}
     else:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 from oal_lite import __version__, openood
@@ -22,13 +23,19 @@ SHOWING = (
 )  # fmt: skip
 
 
+@cache
 def code_version() -> str:
     """The package's version and a hash of its sources and of the shipped models' manifest.
 
-    So changed code, or other models, mean new runs. What only shows results does not count.
+    So changed code, or other models, mean new runs. What only shows results does not count. It is
+    read once: who edits the sources during a run changes the files, not the code that is running.
     """
+    return version_of(Path(__file__).parent)
+
+
+def version_of(package: Path) -> str:
+    """The same of a package in any folder."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
     sources = [p for p in sorted(package.glob("*.py")) if p.name not in SHOWING]
     for path in [*sources, *sorted(package.glob("assets/*/manifest.json"))]:
         digest.update(path.read_bytes())

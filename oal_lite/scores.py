@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oal_lite.arguments import need_floats, need_integers, need_number, need_whole
+
 
 def msp(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """Negative maximum softmax probability, -max_c softmax(logits)_c, in [-1, -1/C].
@@ -63,9 +65,16 @@ def energy(logits: Float[Tensor, "n c"], temperature: float = 1.0) -> Float[Tens
     Source: Liu et al., NeurIPS 2020, arXiv:2010.03759.
     """
     _check_matrix(logits, "logits")
-    if not temperature > 0:
+    if not isinstance(temperature, str) and not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0: the usual value is 1.")
-    return -temperature * torch.logsumexp(logits / temperature, dim=1)
+    need_number(temperature=temperature)
+    scores = -temperature * torch.logsumexp(logits / temperature, dim=1)
+    if not scores.isfinite().all():
+        raise ValueError(
+            f"temperature={temperature} takes these logits beyond the range of {logits.dtype}: the "
+            "usual value is 1."
+        )
+    return scores
 
 
 def entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
@@ -81,7 +90,8 @@ def entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         ValueError: If the logits are not a matrix with at least one class.
     """
     _check_matrix(logits, "logits")
-    log_p = logits.log_softmax(dim=1)
+    # Where p is 0 in this precision, its logarithm may be -inf, and 0 times that is NaN.
+    log_p = logits.log_softmax(dim=1).clamp_min(torch.finfo(logits.dtype).min)
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
@@ -113,7 +123,8 @@ def knn(
     """
     _check_matrix(features, "features")
     _check_matrix(bank, "bank")
-    _check_same_width(features, bank)
+    _check_same_kind(features, bank)
+    need_whole(k=k, chunk_size=chunk_size)
     if not 1 <= k <= len(bank):
         raise ValueError(
             f"k={k} must lie between 1 and the {len(bank)} rows of the bank: lower k or pass more "
@@ -163,12 +174,32 @@ def mahalanobis(
     """
     _check_matrix(features, "features")
     _check_matrix(bank, "bank")
-    _check_same_width(features, bank)
+    _check_same_kind(features, bank)
+    whiten, means = class_gaussians(bank, labels, ridge)
+    distances = torch.cdist(features.double() @ whiten, means).amin(dim=1)
+    distances = distances.square().to(features.dtype)
+    if not distances.isfinite().all():
+        raise ValueError(f"distances exceed the range of {features.dtype}: convert by .double().")
+    return distances
+
+
+def class_gaussians(
+    bank: Float[Tensor, "m d"], labels: Int[Tensor, " m"], ridge: float = 1e-6
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, "c d"]]:
+    """The coordinates in which the Mahalanobis distance to a class mean is Euclidean.
+
+    Returns:
+        W with W W^T = (S + ridge tr(S)/d I)^-1, so that f W are the coordinates of f; and the class
+        means in these coordinates. In float64; the other symbols, and errors, as `mahalanobis`.
+    """
+    _check_matrix(bank, "bank")
+    need_integers(labels=labels)
     if labels.shape != (len(bank),):
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} but the bank has {len(bank)} rows: pass one "
             "label per row."
         )
+    need_number(ridge=ridge)
     if not ridge >= 0:
         raise ValueError(f"ridge={ridge} must not be negative: the usual value is 1e-6.")
     rows = bank.double()
@@ -184,12 +215,9 @@ def mahalanobis(
             f"the pooled covariance of {len(rows)} rows in {len(classes)} classes is singular with "
             f"ridge={ridge}: pass more rows per class, or raise the ridge."
         )
-    # With S = L L^T, the distance is Euclidean between L^-1 f and L^-1 m_c.
-    queries, centres = (
-        torch.linalg.solve_triangular(factor, x.T, upper=False).T
-        for x in (features.double(), means)
-    )
-    return torch.cdist(queries, centres).amin(dim=1).square().to(features.dtype)
+    # With S = L L^T, W = L^-T.
+    whiten = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False).T
+    return whiten, means @ whiten
 
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -209,17 +237,18 @@ def _unit(x: Tensor, name: str) -> Tensor:
             f"{name} has {zeros} zero rows, which have no direction on the unit sphere: leave them "
             "out, or check the network for dead features."
         )
+    if norms.isinf().any():
+        raise ValueError(f"{name} has rows too long for {x.dtype}: convert them by .double().")
     return x / norms
 
 
 def _check_matrix(x: Tensor, name: str) -> None:
+    need_floats(**{name: x})
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)} but must be (images, columns): stack one row per "
             "image, and use x[None] for a single image."
         )
-    if not x.is_floating_point():
-        raise ValueError(f"{name} are of type {x.dtype}: convert them by .float().")
     wrong = (~x.isfinite()).any(dim=1)
     if wrong.any():
         raise ValueError(
@@ -228,9 +257,13 @@ def _check_matrix(x: Tensor, name: str) -> None:
         )
 
 
-def _check_same_width(features: Tensor, bank: Tensor) -> None:
+def _check_same_kind(features: Tensor, bank: Tensor) -> None:
     if features.shape[1] != bank.shape[1]:
         raise ValueError(
             f"features have {features.shape[1]} columns and the bank {bank.shape[1]}: take both "
             "from the same layer of the same network."
+        )
+    if features.dtype != bank.dtype:
+        raise ValueError(
+            f"features are of type {features.dtype} and the bank of {bank.dtype}: convert one."
         )

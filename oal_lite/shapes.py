@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from oal_lite.arguments import need_generator, need_whole
+
 Points = Float[Tensor, "n p 2"]
 Distances = Float[Tensor, "n p"]
 
@@ -159,7 +161,7 @@ def coverage(
     Raises:
         ValueError: if the shape has no distance function.
     """
-    if shape not in SHAPES:
+    if not isinstance(shape, str) or shape not in SHAPES:
         raise ValueError(f"unknown shape {shape!r}; choose one of {', '.join(SHAPES)}")
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
@@ -217,6 +219,8 @@ def render(
     Raises:
         ValueError: if the shape is unknown, n negative or the size below one.
     """
+    need_whole(n=n, size=size)
+    need_generator(generator, or_none=False)
     if n < 0 or size < 1:
         raise ValueError(f"n={n}, size={size}: expected n of at least 0 and size of at least 1")
     chunks = []

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from oal_lite.arguments import need_tensor, need_whole
+
 
 def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
@@ -51,6 +53,9 @@ class ResNet18(nn.Module):
 
     def __init__(self, n_classes: int, *, width: int = 64, stem: str = "small"):
         super().__init__()
+        need_whole(n_classes=n_classes, width=width)
+        if min(n_classes, width) < 1:
+            raise ValueError(f"n_classes={n_classes}, width={width}; expected at least 1 of each")
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; choose 'small' (32 px) or 'large' (224 px)")
         first = _conv3x3(3, width) if stem == "small" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -90,7 +95,15 @@ class ResNet18(nn.Module):
             maps: feature maps, of `LatentStem` for example, that enter before the third stage and
                 should have the side `entry_size`. Their rows come last.
             own_batch: extra images and maps leave the running statistics to x (`own_statistics`).
+
+        Raises:
+            ValueError: for what is no batch of floating-point images or maps.
         """
+        _check_input(x, 3, "images")
+        if extra is not None:
+            _check_input(extra, 3, "extra images")
+        if maps is not None:
+            _check_input(maps, self.stages[2][0].conv1.in_channels, "maps")
         last = [self.stages(self.stem(x))]
         with own_statistics(self) if own_batch else nullcontext():
             if extra is not None:
@@ -99,6 +112,15 @@ class ResNet18(nn.Module):
                 last.append(self.stages[2:](maps))
         features = torch.cat([h.mean(dim=(2, 3)) for h in last])
         return self.head(features), features
+
+
+def _check_input(x: Tensor, channels: int, name: str) -> None:
+    need_tensor(**{name: x})
+    if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or min(x.shape[2:]) < 1:
+        raise ValueError(
+            f"{name} have shape {tuple(x.shape)} and type {x.dtype}; expected (n, {channels}, h, "
+            "w) in floating point, as teacher.to_float makes of 8-bit images"
+        )
 
 
 @contextmanager
@@ -133,6 +155,11 @@ class LatentStem(nn.Sequential):
     """
 
     def __init__(self, latent_channels: int, width: int):
+        need_whole(latent_channels=latent_channels, width=width)
+        if min(latent_channels, width) < 1:
+            raise ValueError(
+                f"latent_channels={latent_channels}, width={width}; expected 1 or more"
+            )
         n = 2 * width
         super().__init__(
             _conv3x3(latent_channels, n), nn.BatchNorm2d(n), nn.ReLU(),
@@ -141,4 +168,8 @@ class LatentStem(nn.Sequential):
 
     def forward(self, latents: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n m s s"]:
         """Maps of that side."""
+        _check_input(latents, self[0].in_channels, "latents")
+        need_whole(side=side)
+        if side < 1:
+            raise ValueError(f"side={side}; expected at least 1")
         return super().forward(F.interpolate(latents, size=(side, side)))

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from oal_lite import weights
+from oal_lite.arguments import check_device, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for
-from oal_lite.files import make_folder, read_record, read_tensors, write_atomically
+from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import Arm, build_terms, get_arm
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
-from oal_lite.train import check_device, fit, predict
+from oal_lite.train import fit, predict
 from oal_lite.workers import one_thread_on_cpu, study_tasks, work
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ def _train_one(
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
-            autoencoded=autoencoded, real=real,
+            id_features=(views.teacher_features[0], views.labels), autoencoded=autoencoded,
+            real=real,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
@@ -168,13 +170,19 @@ def run(
     Raises:
         ValueError: for an unknown arm, before anything is trained.
     """
-    from safetensors.torch import save_file
-
-    arms = arms if isinstance(arms, Mapping) else {name: get_arm(name) for name in arms}
+    if not isinstance(preset, Preset):
+        raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('shapes')")
+    arms = _arms(arms)
+    seeds = _seeds(seeds)
+    need_whole(workers=workers)
+    if workers < 1:
+        raise ValueError(f"workers={workers}; expected at least 1")
+    if not isinstance(runs, str | Path):
+        raise ValueError(f"runs={runs!r}; expected a folder")
     device = device or default_device()
     check_device(device)
     make_folder(Path(runs))
-    seeds, results = list(seeds), []
+    results: list[Run] = []
     if workers > 1:
         missing = [
             (seed, label, arm) for seed in seeds for label, arm in arms.items()
@@ -197,13 +205,31 @@ def run(
                 materials.forget_checkpoint(label)
             result, _ = train_one(label, materials, recipe=arm, device=device)
             # The record goes last: where it is, the run is whole.
-            write_atomically(scores_path, lambda p, r=result: save_file(r.scores, p))
-            write_atomically(
-                record_path, lambda p, r=result: p.write_text(json.dumps(r.record, indent=1))
-            )
+            write_tensors(scores_path, result.scores)
+            write_record(record_path, result.record)
             materials.forget_checkpoint(label)
             results.append(result)
     return results
+
+
+def _arms(arms: Sequence[str] | Mapping[str, Arm]) -> dict[str, Arm]:
+    if isinstance(arms, str) or not isinstance(arms, Sequence | Mapping):
+        raise ValueError(f"arms={arms!r}; expected several names, as ['ce', 'kd'], or Arms by name")
+    if not isinstance(arms, Mapping):
+        return {name: get_arm(name) for name in arms}
+    for label, arm in arms.items():
+        if not isinstance(arm, Arm) or not isinstance(label, str) or "/" in label:
+            raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name without '/'")
+    return dict(arms)
+
+
+def _seeds(seeds: Iterable[int]) -> list[int]:
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds={seeds!r}; expected several whole numbers, as [0, 1] or range(2)")
+    seeds = list(seeds)
+    for seed in seeds:
+        need_whole(seed=seed)
+    return seeds
 
 
 def find_models(

@@ -10,7 +10,9 @@ import sys
 
 from oal_lite import command
 
-DEFAULT_ARMS = "ce,kd,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
+DEFAULT_ARMS = (
+    "ce,kd,kd-distance,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
+)
 BASELINES = ("kd", "ce", "oal-paper")
 
 
@@ -44,8 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from oal_lite import claims, report, study
     from oal_lite.ablations import ABLATIONS
+    from oal_lite.arguments import check_device
     from oal_lite.files import make_folder
-    from oal_lite.train import check_device
     from oal_lite.workers import default_workers
 
     if arguments.ablation == "list":

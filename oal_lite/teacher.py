@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from oal_lite import weights
+from oal_lite.arguments import check_device, need_finite, need_floats, need_whole
 from oal_lite.images import LazyImages, check_images
 
 
@@ -76,10 +77,12 @@ class Teacher(nn.Module):
 
         Raises:
             OSError: if there is no such model.
-            ValueError: if its head is not one linear layer, or a file is damaged.
+            ValueError: if its head is not one linear layer, a file is damaged, or the device is not
+                there.
         """
         from transformers import AutoModelForImageClassification
 
+        check_device(device)
         folder = weights.find(path, download=download)
         with weights.loading(path):
             model = AutoModelForImageClassification.from_pretrained(
@@ -109,6 +112,7 @@ class Teacher(nn.Module):
             progress: show a bar.
         """
         check_images(images)
+        need_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1")
         device, dtype = self.model.classifier.weight.device, self.model.classifier.weight.dtype
@@ -129,7 +133,18 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n c"]:
-        """Logits of features, the teacher's last layer alone, on the CPU."""
+        """Logits of features, the teacher's last layer alone, on the CPU.
+
+        Raises:
+            ValueError: for features of another width or type, and for NaN.
+        """
         head = self.model.classifier
+        need_floats(features=features)
+        need_finite(features=features)
+        if features.ndim < 1 or features.shape[-1] != head.in_features:
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; expected {head.in_features} numbers "
+                "in the last dimension, as this teacher's own"
+            )
         x = features.to(head.weight.device, head.weight.dtype)
         return F.linear(x, head.weight, head.bias).float().cpu()

@@ -87,7 +87,10 @@ def cached_features(
     write_atomically(path, save)
     # The description goes last: where it is, the features are whole.
     write_atomically(path.with_suffix(".json"), lambda p: p.write_text(json.dumps(note, indent=1)))
-    return _read(path, key)
+    # Where another run, with rounding of its own, has just written one of the two files, they do
+    # not fit; whoever reads them next will compute anew, and here are the features anyway.
+    kept = _read(path, key)
+    return torch.from_numpy(features) if kept is None else kept
 
 
 def _read(path: Path, key: dict) -> Tensor | None:
@@ -100,7 +103,7 @@ def _read(path: Path, key: dict) -> Tensor | None:
         features = np.load(path, mmap_mode="c", allow_pickle=False)
         fits = (list(features.shape), features.dtype.name) == (key["shape"], key["dtype"])
         whole = json.loads(description.read_text()) == {**key, "crc32": _checksum(features)}
-    except (ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         log.warning("%s cannot be read (%s); its features are computed again", path, error)
         return None
     if not (fits and whole):

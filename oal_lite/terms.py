@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from oal_lite.distillation import FeatureAdapter, feature_kd, logit_kd
+from oal_lite.distillation import (
+    FeatureAdapter,
+    TeacherDistance,
+    distance_kd,
+    feature_kd,
+    logit_kd,
+)
 from oal_lite.mutual_information import ClubNet
 
 
@@ -89,6 +95,24 @@ class FeatureKD(Term):
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
         return feature_kd(step.features, self.adapter(step.teacher_features))
+
+
+class DistanceKD(Term):
+    """The student's energy follows the teacher's distance to the classes; see `distance_kd`.
+
+    Args:
+        weight: of the term.
+        id_features: the teacher's features of ID training images, (n, t).
+        labels: of the images, (n,).
+    """
+
+    def __init__(self, weight: float, id_features: Float[Tensor, "n t"], labels: Int[Tensor, " n"]):
+        super().__init__("distil distance", weight)
+        self.distance = TeacherDistance(id_features, labels)
+
+    def forward(self, step: Step) -> Float[Tensor, ""]:
+        """Evaluate the term."""
+        return distance_kd(step.logits, self.distance(step.teacher_features))
 
 
 class Micl(Term):

@@ -18,6 +18,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from oal_lite.arguments import (
+    check_device,
+    need_generator,
+    need_integers,
+    need_number,
+    need_tensor,
+    need_whole,
+)
 from oal_lite.checkpoint import Keeper
 from oal_lite.images import LazyImages, check_images
 from oal_lite.presets import TrainSettings
@@ -74,6 +82,8 @@ def augment(
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Flip each image with probability 1/2 and shift it by up to `padding` pixels, reflecting."""
     check_images(images)
+    need_whole(padding=padding)
+    need_generator(generator, or_none=False)
     if not 0 <= padding < min(images.shape[2:]):
         raise ValueError(
             f"padding={padding} on images of {tuple(images.shape[2:])}; expected 0 or more, and "
@@ -108,6 +118,8 @@ def augmented_copies(
     Raises:
         ValueError: if `n_views` is below one.
     """
+    need_whole(n_views=n_views)
+    need_generator(generator, or_none=False)
     if n_views < 1:
         raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
     if isinstance(images, LazyImages):
@@ -141,6 +153,7 @@ def draw_views(
     Raises:
         ValueError: if `n_views` is below one, or there are not as many labels as images.
     """
+    need_integers(labels=labels)
     if labels.shape != (len(images),):
         raise ValueError(f"labels have shape {tuple(labels.shape)} for {len(images)} images")
     if isinstance(images, LazyImages):
@@ -173,8 +186,14 @@ class History:
 def predict(
     student: nn.Module, images: UInt8[Tensor, "n 3 h w"] | LazyImages, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
-    """Logits and features of images, in evaluation mode, on the CPU."""
+    """Logits and features of images, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: for what are no images, or a batch size below one.
+        FloatingPointError: if the student answers with NaN or infinity.
+    """
     check_images(images)
+    need_whole(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
     training = student.training
@@ -182,8 +201,13 @@ def predict(
     device = next(student.parameters()).device
     out = [student(_input(x, device)) for x in images.split(batch_size)]
     student.train(training)
-    logits, features = zip(*out, strict=True)
-    return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
+    logits, features = (torch.cat(x).float().cpu() for x in zip(*out, strict=True))
+    if not logits.isfinite().all():
+        raise FloatingPointError(
+            "the student's logits hold NaN or infinity: its weights or statistics do; train it "
+            "again at a lower learning rate"
+        )
+    return logits, features
 
 
 def _input(images: Tensor, device: torch.device) -> Tensor:
@@ -246,6 +270,10 @@ def fit(
     n = len(views.labels)
     size = settings.batch_size
     _check_settings(settings)
+    need_generator(generator, or_none=False)
+    _check_views(views, val)
+    if not len(terms):
+        raise ValueError("there are no loss terms; pass those of recipes.build_terms")
     if n < size:
         raise ValueError(f"{n} training images are fewer than one batch of {size}")
     classes = views.teacher_logits.shape[-1]
@@ -253,6 +281,13 @@ def fit(
         low, high = views.labels.min().item(), views.labels.max().item()
         raise ValueError(
             f"labels run from {low} to {high}; expected 0 to {classes - 1}, the teacher's classes"
+        )
+    if isinstance(getattr(student, "head", None), nn.Linear) and (
+        student.head.out_features != classes
+    ):
+        raise ValueError(
+            f"the student tells {student.head.out_features} classes apart and the teacher "
+            f"{classes}; build it for as many"
         )
     if device is not None:
         check_device(device)
@@ -336,8 +371,12 @@ def fit(
                 totals[name] = totals[name] + value.detach()
             correct = correct + (step.logits.argmax(1) == step.labels).float().mean()
         means = {name: float(total) / len(order) for name, total in totals.items()}
-        if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
+        if not all(map(math.isfinite, means.values())):
             raise FloatingPointError(f"a loss is not finite: {means}; lower the learning rate")
+        if not all(p.isfinite().all() for p in student.parameters()):
+            raise FloatingPointError(
+                f"weights are not finite after losses of {means}; lower the learning rate"
+            )
         history.terms.append(means)
         history.train_accuracy.append(float(correct) / len(order))
         if val is not None:
@@ -353,24 +392,6 @@ def fit(
     return history
 
 
-def check_device(device: str | torch.device) -> None:
-    """Refuse a device that torch does not know or this machine does not have.
-
-    Raises:
-        ValueError: with the devices that there are.
-    """
-    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    kinds += ["mps"] * torch.backends.mps.is_available()
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; here are {', '.join(kinds)}") from None
-    if wanted.type not in kinds:
-        raise ValueError(f"device {device!r} is not on this machine; here are {', '.join(kinds)}")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
-
-
 def _precision(wanted: str, cpu: bool) -> str:
     if wanted not in ("no", "half", "bf16", "fp16"):
         raise ValueError(f"mixed_precision={wanted!r}; choose 'no', 'half', 'bf16' or 'fp16'")
@@ -384,8 +405,37 @@ def _precision(wanted: str, cpu: bool) -> str:
 def _check_settings(s: TrainSettings) -> None:
     """Refuse numbers with which no training can be meant."""
     for name, least in {"epochs": 0, "batch_size": 2}.items():
+        need_whole(**{name: getattr(s, name)})
         if getattr(s, name) < least:
             raise ValueError(f"{name}={getattr(s, name)}; expected at least {least}")
-    for name in ("lr", "adapter_lr", "q_lr", "q_fit_lr", "momentum", "weight_decay"):
-        if not 0 <= getattr(s, name) < math.inf:
+    for name in ("lr", "adapter_lr", "latent_lr", "q_lr", "q_fit_lr", "momentum", "weight_decay"):
+        need_number(**{name: getattr(s, name)})
+        if not getattr(s, name) >= 0:
             raise ValueError(f"{name}={getattr(s, name)}; expected a finite number, 0 or more")
+    if s.momentum >= 1:
+        raise ValueError(f"momentum={s.momentum}; expected less than 1, or no step ever ends")
+
+
+def _check_views(views: Views, val: tuple[Tensor | LazyImages, Tensor] | None) -> None:
+    """Refuse views whose parts do not belong together, and images that are none."""
+    need_integers(labels=views.labels)
+    need_tensor(teacher_features=views.teacher_features, teacher_logits=views.teacher_logits)
+    shape = tuple(views.images.shape)
+    if len(shape) != 5 or shape[2] != 3 or shape[0] < 1:
+        raise ValueError(
+            f"views have shape {shape}; expected (views, images, 3, h, w), one or more"
+        )
+    if not isinstance(views.images, LazyViews):
+        check_images(views.images.flatten(0, 1), "views", least=0)
+    parts = [views.teacher_features, views.teacher_logits]
+    found = [tuple(views.labels.shape), *(tuple(p.shape[:2]) for p in parts)]
+    if found != [shape[1:2], shape[:2], shape[:2]] or any(p.ndim != 3 for p in parts):
+        raise ValueError(
+            f"{shape[0]} views of {shape[1]} images have labels of shape {found[0]} and teacher's "
+            f"features and logits of {', '.join(str(tuple(p.shape)) for p in parts)}; expected one "
+            "label for each image, and one row for each view of it"
+        )
+    if val is not None and val[1].shape != (len(val[0]),):
+        raise ValueError(
+            f"val holds {len(val[0])} images and labels of shape {tuple(val[1].shape)}"
+        )

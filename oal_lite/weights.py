@@ -69,6 +69,8 @@ def find(name: str | Path, *, download: bool = False) -> Path:
         FileNotFoundError: if it is not there, with size, licence and the way to get it.
         ValueError: if a file is not the one of the manifest.
     """
+    if not isinstance(name, str | Path) or not str(name).strip():
+        raise FileNotFoundError(f"model {name!r}; expected a folder or a hub id 'owner/name'")
     folder = Path(name)
     if folder.is_dir():
         check_manifest(folder)

@@ -8,11 +8,14 @@ trainings side by side take little more time than one of them in two threads.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 
@@ -34,7 +37,7 @@ class Task:
 
 def default_workers(device: str, trainings: int) -> int:
     """As many as there are cores and trainings; one where a GPU does the work."""
-    if not device.startswith("cpu"):
+    if not str(device).startswith("cpu"):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, trainings, MOST))
@@ -69,7 +72,8 @@ def study_tasks(
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     for seed, label, arm in trainings:
         shared = (preset, seed, runs, device)
-        source = "farthest" if arm.outliers == "noise" else arm.outliers  # noise copies its spread
+        control = arm.outliers in ("noise", "halves")  # made from the farthest ones
+        source = "farthest" if control else arm.outliers
         needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
         needs += ["id_latents"] if arm.exposure in ("matched", "latent") else []
         for what in needs:
@@ -86,8 +90,12 @@ def study_tasks(
 def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> None:
     """Do all tasks in so many processes, each as soon as what it needs is done.
 
+    On Ctrl-C the processes are ended at once: what they had finished lies in files, and unfinished
+    trainings have their checkpoints. They also end when this process is killed.
+
     Raises:
         Exception: the first that a task raises; what has not begun by then is not begun.
+        ChildProcessError: if a process was killed (by want of memory, for example).
     """
     waiting, running, done, started = list(tasks), {}, set(), {}
     # Not forked: a copy of a process whose libraries run threads may hang.
@@ -98,19 +106,52 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
             for task in ready[: workers - len(running)]:
                 waiting.remove(task)
                 progress(f"{task.name}: begun")
-                future: Future = pool.submit(task.function, *task.arguments)
+                with _ctrl_c_held_back():
+                    future: Future = pool.submit(task.function, *task.arguments)
                 running[future], started[task.name] = task.name, perf_counter()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 future.result()
                 done.add(name)
                 progress(f"{name}: done in {perf_counter() - started[name]:.0f} s")
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            f"one of {workers} processes was killed, perhaps for want of memory, during "
+            f"{' or '.join(running.values()) or 'its start'}; give the same command again, perhaps "
+            "with fewer --workers: what is finished is kept"
+        ) from None
+    except KeyboardInterrupt:
+        for process in active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Start processes to which Ctrl-C does not come; to this one it comes a moment later.
+
+    A terminal sends Ctrl-C to parent and children alike, and each child would print a traceback.
+    The signal mask is inherited, so a child is safe from its first moment on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows; there `_begin` does it, if late
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    """Bars of several processes would write over each other, and one warning is enough."""
+    """Leave Ctrl-C to the parent, end with it, and be quiet.
+
+    Bars of several processes would write over each other, and one warning is enough.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import warnings
 
     import diffusers.utils
@@ -119,6 +160,12 @@ def _begin() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*averages leave them out")  # the parent says it
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, and go too; else its workers would wait for it for ever."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> None:

@@ -11,7 +11,7 @@ from oal_lite.__main__ import main
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.checkpoint import load as load_checkpoint
 from oal_lite.diffusion_outliers import decode, encode, fill, load_pipeline, synthesise
-from oal_lite.distillation import FeatureAdapter, feature_kd, logit_kd
+from oal_lite.distillation import FeatureAdapter, distance_kd, feature_kd, logit_kd
 from oal_lite.files import read_record
 from oal_lite.images import ImageFile, read_image
 from oal_lite.knn_outliers import (
@@ -140,6 +140,8 @@ CASES = {
     "no samples": (lambda: sample_correlated_gaussians(0, 4, 0.5), "n=0 must be at least 1"),
     "classes that differ": (lambda: logit_kd(MATRIX, MATRIX[:, :3]), "must share one shape"),
     "negative temperature": (lambda: logit_kd(MATRIX, MATRIX, -1.0), "temperature=-1.0"),
+    "distances of another length": (lambda: distance_kd(MATRIX, torch.ones(3)), "a correlation"),
+    "distance of one image": (lambda: distance_kd(MATRIX[:1], torch.ones(1)), "n at least 2"),
     "widths that differ": (lambda: feature_kd(MATRIX, MATRIX[:, :2]), "must share one shape"),
     "an adapter for others": (lambda: FeatureAdapter(5, 2)(MATRIX), "expects (n, 5)"),
     "an adapter, one image": (lambda: FeatureAdapter(4, 2)(MATRIX[:1]), "need 2 in training"),

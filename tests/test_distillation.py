@@ -5,7 +5,14 @@ import torch
 from scipy import special
 from scipy.stats import entropy
 
-from oal_lite.distillation import FeatureAdapter, feature_kd, logit_kd
+from oal_lite.distillation import (
+    FeatureAdapter,
+    TeacherDistance,
+    distance_kd,
+    feature_kd,
+    logit_kd,
+)
+from oal_lite.scores import mahalanobis
 
 STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3, 0, 0], [0, 2, -1]], dtype=torch.float64)
@@ -84,3 +91,34 @@ def test_extreme_logits_stay_finite():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- distance ----------------------------------------------------------------------------------
+
+
+def test_distance_kd_by_hand():
+    """Two logits -a have the energy a - log 2; (1, 2, 3) and (3, 2, 4) correlate by 0.5."""
+    logits = -torch.tensor([[1.0], [2], [3]]).expand(3, 2)
+    assert distance_kd(logits, torch.tensor([3.0, 2, 4])).item() == pytest.approx(0.5, abs=1e-6)
+    assert distance_kd(logits, torch.tensor([10.0, 20, 30])).item() == pytest.approx(0, abs=1e-6)
+    assert distance_kd(logits, torch.tensor([3.0, 2, 1])).item() == pytest.approx(2, abs=1e-6)
+    assert distance_kd(logits, torch.ones(3)).item() == 1
+
+
+def test_distance_kd_moves_the_energy_and_logit_kd_does_not():
+    distances = torch.tensor([5.0, 1])
+    shift = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    four = torch.cat([STUDENT, 2 * STUDENT]) + shift.repeat(2, 1)
+    (gradient,) = torch.autograd.grad(distance_kd(four, distances.repeat(2).double()), shift)
+    assert gradient[0] > 0 > gradient[1]  # descent lowers the logits of what is far
+    (none,) = torch.autograd.grad(logit_kd(STUDENT + shift, TEACHER), shift)
+    assert none.abs().max() < 1e-12
+
+
+def test_teacher_distance_is_the_root_of_the_mahalanobis_score_even_far_from_the_origin():
+    g = torch.Generator().manual_seed(0)
+    bank, labels = 30 + torch.randn(200, 8, generator=g), torch.arange(200) % 5
+    bank[:, 3] *= 1e-2
+    queries = bank[:40] + torch.randn(40, 8, generator=g)
+    expected = mahalanobis(queries, bank, labels).sqrt()
+    torch.testing.assert_close(TeacherDistance(bank, labels)(queries), expected, rtol=1e-3, atol=0)

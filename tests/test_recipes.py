@@ -17,10 +17,13 @@ from oal_lite.recipes import (
     column_means,
     gaussian_like,
     get_arm,
+    halves,
 )
+from oal_lite.scores import mahalanobis
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.terms import (
     CrossEntropy,
+    DistanceKD,
     FeatureKD,
     LatentExposure,
     LogitKD,
@@ -67,11 +70,17 @@ def make_autoencoded(n=6):
     return Autoencoded(latents, torch.arange(n) % K, places.expand(-1, 3, 8, 8).to(torch.uint8))
 
 
+def make_id_features(n=30):
+    """Teacher features of ID images with their labels."""
+    return torch.randn(n, T, generator=seeded(7)), torch.arange(n) % K
+
+
 def terms_of(name, weights=None, outliers=None):
     return build_terms(
         ARMS[name] if isinstance(name, str) else name, outliers=outliers or make_outliers(),
         teacher_dim=T, student_dim=D, weights=weights or LossWeights(), settings=TrainSettings(),
-        autoencoded=make_autoencoded(), real=torch.full((9, 3, 8, 8), 7, dtype=torch.uint8),
+        id_features=make_id_features(), autoencoded=make_autoencoded(),
+        real=torch.full((9, 3, 8, 8), 7, dtype=torch.uint8),
     )  # fmt: skip
 
 
@@ -101,7 +110,7 @@ MICL = {"MICL k-NN": 0.1, "MICL diffusion": 0.2}
         ("oe-pixels", KD | {"outlier exposure": 0.5}),
         ("oe-pixels-matched", KD | {"outlier exposure": 0.5, "reconstructions": 1.0}),
         ("oe-real", KD | {"outlier exposure": 0.5}),
-        ("oal", KD | {"latent exposure": 1.0}),
+        ("oal", KD | {"distil distance": 4.0, "latent exposure": 1.0}),
     ],
 )
 def test_every_arm_is_cross_entropy_and_its_own_terms_at_the_papers_weights(name, expected):
@@ -152,7 +161,7 @@ def test_the_two_bounds_read_the_vectors_and_the_column_means_of_the_latents():
 
 
 def test_an_unknown_arm_is_named_and_the_known_ones_are_listed():
-    with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, oal-as-released"):
+    with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, kd-distance"):
         get_arm("oal2")
 
 
@@ -167,13 +176,20 @@ def test_an_arm_that_needs_outliers_says_so(name):
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("oe-pixels-matched", "autoencoded="), ("oal", "autoencoded="), ("oe-real", "real=")],
+    [
+        ("oe-pixels-matched", "autoencoded="),
+        ("oal", "autoencoded="),
+        ("oal", "id_features="),
+        ("oe-real", "real="),
+    ],
 )
-def test_an_arm_that_needs_other_images_says_so(name, missing):
-    with pytest.raises(ValueError, match=missing):
+def test_an_arm_that_needs_other_data_says_so(name, missing):
+    data = {"autoencoded=": make_autoencoded(), "id_features=": make_id_features()}
+    others = {key.rstrip("="): value for key, value in data.items() if key != missing}
+    with pytest.raises(ValueError, match=f"pass {missing}"):
         build_terms(
             ARMS[name], outliers=make_outliers(), teacher_dim=T, student_dim=D,
-            weights=LossWeights(), settings=TrainSettings(),
+            weights=LossWeights(), settings=TrainSettings(), **others,
         )  # fmt: skip
 
 
@@ -217,6 +233,26 @@ def test_distillation_terms_are_divergences_from_the_teacher():
     assert_close(term(step), expected)
     assert term.lr == 0.3
     assert set(term.main_parameters()) == set(term.adapter.parameters())
+
+
+def test_the_distance_term_is_one_minus_the_correlation_of_energy_and_mahalanobis_distance():
+    (features, labels), step = make_id_features(), make_step()
+    term = DistanceKD(4.0, features, labels)
+    distances = mahalanobis(step.teacher_features, features, labels).sqrt()
+    energies = -step.logits.logsumexp(1)
+    expected = 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
+    assert_close(term(step), expected, rtol=1e-4, atol=1e-5)
+    assert term.main_parameters() == []
+
+
+def test_the_distance_term_reaches_head_and_trunk():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student = ResNet18(K, width=2)
+    step = make_step()
+    step.logits, _ = student(torch.randn(8, 3, 16, 16, generator=seeded(2)))
+    DistanceKD(4.0, *make_id_features())(step).backward()
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters())
 
 
 # --- outlier exposure --------------------------------------------------------------------------
@@ -442,6 +478,24 @@ def test_gaussian_noise_keeps_mean_spread_and_classes_and_nothing_else():
     assert noise.images.dtype == torch.uint8
     assert torch.equal(noise.vector_classes, real.vector_classes)
     assert torch.equal(noise.latent_classes, real.latent_classes)
+
+
+def test_halves_are_of_two_classes_and_meet_in_the_middle():
+    labels = torch.arange(6) % 3
+    latents = labels.float().view(6, 1, 1, 1).expand(6, 2, 4, 4) + torch.arange(6).view(6, 1, 1, 1)
+    made, classes = halves(latents, labels, 40, seeded(3))
+    values = latents[:, 0, 0, 0]
+    cuts = set()
+    for z, c in zip(made, classes, strict=True):
+        upright = bool((z[:, :, 0] == z[:, :, 1]).all() and (z[:, 0] == z[:, 3]).all())
+        a, b = (z[:, :, :2], z[:, :, 2:]) if upright else (z[:, :2], z[:, 2:])
+        assert a.unique().numel() == b.unique().numel() == 1
+        of = [labels[values == half.flatten()[0]].unique() for half in (a, b)]
+        assert c in of[0] and c not in of[1]
+        cuts.add(upright)
+    assert cuts == {True, False}
+    with pytest.raises(ValueError, match="no other half to offer"):
+        halves(latents, labels * 0, 2, seeded(3))
 
 
 @pytest.mark.parametrize(("pairing", "fit"), [("classes", "bound"), ("class", "likelyhood")])

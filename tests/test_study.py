@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from oal_lite.files import write_atomically
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
-from oal_lite.run_files import code_version, run_path
+from oal_lite.run_files import run_path, version_of
 from oal_lite.study import Run
 
+CODE_VERSION = run_files.code_version  # before it is replaced below
 ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
 
 
@@ -125,15 +127,23 @@ def test_changed_settings_seeds_or_code_mean_another_file(tiny_preset, monkeypat
     assert len(paths | {path()}) == 9
 
 
-def test_the_code_version_follows_the_sources(tmp_path, monkeypatch):
+def test_the_code_version_follows_the_sources(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    first = version_of(tmp_path)
+    assert first == version_of(tmp_path)
+    (tmp_path / "plots.py").write_text("only shows")
+    assert first == version_of(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2")
+    assert version_of(tmp_path) != first
+
+
+def test_sources_edited_during_a_run_do_not_count_as_what_is_running(tmp_path, monkeypatch):
+    fresh = cache(CODE_VERSION.__wrapped__)
     (tmp_path / "a.py").write_text("x = 1")
     monkeypatch.setattr(run_files, "__file__", str(tmp_path / "run_files.py"))
-    first = code_version()
-    assert first == code_version()
-    (tmp_path / "plots.py").write_text("only shows")
-    assert first == code_version()
+    first = fresh()
     (tmp_path / "a.py").write_text("x = 2")
-    assert code_version() != first
+    assert fresh() == first != version_of(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["scores", "record"])
@@ -143,7 +153,7 @@ def test_a_run_killed_while_it_is_saved_leaves_nothing_half_done(
     _, results, _ = finished
     monkeypatch.setattr(study, "train_one", lambda *a, **k: (results[0], None))
 
-    def killed(*args):
+    def killed(*args, **how):
         path = next(a for a in args if isinstance(a, Path))
         path.write_bytes(b"half a fi")
         raise KeyboardInterrupt
@@ -256,6 +266,12 @@ def test_the_noise_control_imitates_the_farthest_outliers(materials):
     assert torch.equal(noise.latent_classes, real.latent_classes)
     assert abs(noise.latents.std() / real.latents.std() - 1) < 0.1
     assert not torch.equal(noise.latents, real.latents)
+
+
+def test_the_control_of_halves_keeps_all_but_the_latents(materials):
+    real, made = materials.outliers("farthest"), materials.outliers("halves")
+    assert made.vectors is real.vectors and made.latents.shape == real.latents.shape
+    assert made.images.shape == real.images.shape and not torch.equal(made.images, real.images)
 
 
 @pytest.mark.parametrize("arm", ["oe-pixels-matched", "oe-real", "oal"])

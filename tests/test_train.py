@@ -61,6 +61,7 @@ def make_terms(arm, student):
         return build_terms(
             ARMS[arm], outliers=make_outliers(), teacher_dim=6, student_dim=student.feature_dim,
             weights=LossWeights(), settings=SETTINGS, real=random_images(12),
+            id_features=(torch.randn(9, 6, generator=seeded(7)), torch.arange(9) % 3),
             autoencoded=Autoencoded(
                 torch.randn(9, 4, 8, 8, generator=seeded(6)), torch.arange(9) % 3, random_images(9)
             ),

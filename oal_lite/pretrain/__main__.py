@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from oal_lite import command, pretrain
+from oal_lite.arguments import check_device
 from oal_lite.files import make_folder, write_atomically
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
 from oal_lite.pretrain.teacher import train_teacher
 from oal_lite.pretrain.unet import train_unet
-from oal_lite.train import check_device
 
 PARTS = {
     "teacher": train_teacher,
@@ -46,7 +46,7 @@ def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured
     manifest["sha256"] = {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in sorted(folder.rglob("*"))
-        if f.is_file() and f != path
+        if f.is_file() and f != path and not f.name.startswith(("unfinished-", "."))
     }
     text = json.dumps(manifest, indent=1)
     write_atomically(path, lambda p: p.write_text(text))
@@ -109,9 +109,10 @@ def run(arguments: argparse.Namespace) -> None:
     for part in parts:
         forget_hashes(out)
         measured = PARTS[part](settings, out, arguments.device, source)
-        loop.unfinished(out, part).unlink(missing_ok=True)
         write_manifest(out, part, settings, {"trained_on": source.name, **measured})
         sys.stdout.write(json.dumps({part: measured}, indent=1) + "\n")
+    for part in parts:  # not before: an interrupted unet shall not train the autoencoder again
+        loop.unfinished(out, part).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

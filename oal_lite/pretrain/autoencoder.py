@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from oal_lite.benchmarks import generator_for
 from oal_lite.checkpoint import Keeper
+from oal_lite.files import write_folder
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.models import build_vae
 from oal_lite.pretrain.settings import PretrainSettings, Source, source_for
@@ -80,5 +81,7 @@ def train_vae(
     some = data.images[::20].to(device).split(250)
     means = torch.cat([vae.encode(to_float(x)).latent_dist.mean for x in some])
     vae.register_to_config(scaling_factor=1 / means.std().item())
-    vae.save_pretrained(out / "pipeline" / "vae")
+    # In half precision, as it will ship: whoever goes on from here, the UNet's training or one that
+    # was interrupted, meets the same numbers.
+    write_folder(out / "pipeline" / "vae", vae.to(torch.float16).save_pretrained)
     return {"squared_error": squared_error, "seconds": round(time.perf_counter() - started)}

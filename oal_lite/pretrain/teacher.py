@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from oal_lite.benchmarks import generator_for
 from oal_lite.checkpoint import Keeper
+from oal_lite.files import write_folder
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.models import build_teacher
 from oal_lite.pretrain.settings import PretrainSettings, Source, source_for
@@ -57,7 +58,7 @@ def train_teacher(
             bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % loop.KEEP_EVERY == 0:
             keeper.save({"steps": step + 1})
-    model.eval().save_pretrained(out / "teacher")
+    write_folder(out / "teacher", model.eval().save_pretrained)
     val = source.val
     accuracy = (Teacher(model)(val.images).logits.argmax(1) == val.labels).float().mean().item()
     return {"id_val_accuracy": accuracy, "seconds": round(time.perf_counter() - started)}

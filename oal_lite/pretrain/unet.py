@@ -20,6 +20,7 @@ from oal_lite.diffusion_outliers import (
     synthesise,
     word_embeddings,
 )
+from oal_lite.files import write_folder
 from oal_lite.materials import Materials
 from oal_lite.presets import PROMPT, get_preset
 from oal_lite.pretrain import loop
@@ -149,7 +150,7 @@ def _save_half(pipeline, weights: nn.ModuleList, folder: Path) -> None:  # noqa:
     half = copy.deepcopy(pipeline)
     half.unet.load_state_dict(weights[0].state_dict())
     half.text_encoder.load_state_dict(weights[1].state_dict())
-    half.to(torch.float16).save_pretrained(folder)
+    write_folder(folder, half.to(torch.float16).save_pretrained)
 
 
 def recognised(

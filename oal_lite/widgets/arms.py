@@ -37,8 +37,7 @@ def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> lis
             path = run_path(Path(runs), preset, arm, seed, "json")
             scores = path.with_suffix(".safetensors")
             if path.exists() and scores.exists():
-                record = read_record(path, RECORD)
-                found.append(Run(record, read_tensors(scores)))
+                found.append(Run(read_record(path, RECORD), read_tensors(scores)))
     return found
 
 

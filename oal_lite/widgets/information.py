@@ -136,7 +136,7 @@ def information_panel(trained_tracks: Tracks) -> Panel:
 
     controls = {
         "rho": ipywidgets.SelectionSlider(
-            options=rhos, value=rhos[-1] if 0.8 not in rhos else 0.8, description="ρ, correlation"
+            options=rhos, value=0.8 if 0.8 in rhos else rhos[-1], description="ρ, correlation"
         ),
         "trained": ipywidgets.SelectionSlider(
             options=steps, value=steps[-1], description="training steps of q(y|x)"

@@ -11,8 +11,8 @@ N, STEPS = 24, 10
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    return load_pipeline(PRESETS["shapes"].pipeline)
+def pipeline(device):
+    return load_pipeline(PRESETS["shapes"].pipeline, device=device)
 
 
 def outliers(pipeline, n):

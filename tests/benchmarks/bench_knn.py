@@ -42,14 +42,14 @@ def ten_rounds_plain(features, selection):
 
 
 def ten_rounds(features, selection):
-    labels = torch.zeros(len(features), dtype=torch.long)
+    labels = torch.zeros(len(features), dtype=torch.long, device=features.device)
     return sample_outliers_per_class(
         features, labels, n_classes=1, rounds=10, **SIZES, selection=selection, generator=seeded()
     )[0]
 
 
-def bench_ten_rounds_of_a_class(keep_ratio):
-    features, selection = class_features(500, 768), "farthest"
+def bench_ten_rounds_of_a_class(keep_ratio, device):
+    features, selection = class_features(500, 768).to(device), "farthest"
     exact = ten_rounds_plain(features[:, :96].double(), selection)
     torch.testing.assert_close(
         ten_rounds(features[:, :96], selection).double(), exact, atol=1e-6, rtol=0
@@ -64,8 +64,8 @@ def bench_ten_rounds_of_a_class(keep_ratio):
 
 
 @pytest.mark.parametrize("selection", ["farthest", "as_released"])
-def bench_one_round_alone(keep_ratio, selection):
-    features, how = class_features(500, 768), SIZES | dict(selection=selection)
+def bench_one_round_alone(keep_ratio, device, selection):
+    features, how = class_features(500, 768).to(device), SIZES | dict(selection=selection)
     exact = sample_outliers_plain(features.double(), **how, generator=seeded())
     fast = sample_outliers(features, **how, generator=seeded())
     torch.testing.assert_close(fast.double(), exact, atol=1e-6, rtol=0)
@@ -93,7 +93,9 @@ def plain_with_numpys_selection(features):
     return candidates[select_candidates(distances, SIZES["keep"])]
 
 
-def bench_against_a_quicker_plain_form(keep_ratio):
+def bench_against_a_quicker_plain_form(keep_ratio, device):
+    if device.type != "cpu":
+        pytest.skip("numpy computes on the CPU")
     features = class_features(500, 768)
     keep_ratio(
         "k-NN, 1 round, numpy's selection in both",
@@ -146,23 +148,27 @@ def bench_first_call(findings):
         ("dimensions d", [192, 384, 768, 1536]),
         ("noises", [750, 1500, 3000, 6000]),
         ("classes", [1, 2, 4, 8]),
+        ("outliers", [100, 200, 400, 800]),
     ],
 )
-def bench_growth(findings, what, sizes):
+def bench_growth(findings, device, what, sizes):
     def prepare(size):
-        n, d, s, c = 500, 768, 1500, 1
+        n, d, s, c, rounds = 500, 768, 1500, 1, 1
         if what == "features n":
             n = size
         elif what == "dimensions d":
             d = size
         elif what == "noises":
             s = size
-        else:
+        elif what == "classes":
             c, d = size, 192
-        features, labels = class_features(n * c, d), torch.arange(n * c) % c
+        else:
+            rounds = size // (SIZES["n_boundary"] * SIZES["keep"])
+        features = class_features(n * c, d).to(device)
+        labels = torch.arange(n * c, device=device) % c
         how = SIZES | dict(k=n * 3 // 5, n_candidates=s)
         return lambda: sample_outliers_per_class(
-            features, labels, n_classes=c, rounds=1, **how, generator=seeded()
+            features, labels, n_classes=c, rounds=rounds, **how, generator=seeded()
         )
 
     findings["scaling"][f"k-NN: {what}"] = scaling(sizes, prepare)

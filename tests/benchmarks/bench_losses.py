@@ -7,10 +7,10 @@ from measure import scaling
 from oal_lite.mutual_information import club, club_naive
 
 
-def leaves(n, d=512, dtype=torch.float32):
+def leaves(n, device, d=512, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
     mu, logvar, y = (torch.randn(n, d, generator=g, dtype=torch.float64) for _ in range(3))
-    return [x.to(dtype).requires_grad_() for x in (mu, logvar.tanh(), y)]
+    return [x.to(device, dtype).requires_grad_() for x in (mu, logvar.tanh(), y)]
 
 
 def gradients(function, arguments):
@@ -18,9 +18,9 @@ def gradients(function, arguments):
 
 
 @pytest.mark.parametrize(("n", "target", "repeats"), [(128, 15, 7), (512, 50, 3)])
-def bench_club(keep_ratio, n, target, repeats):
-    arguments = leaves(n)
-    exact = gradients(club_naive, leaves(n, dtype=torch.float64))
+def bench_club(keep_ratio, device, n, target, repeats):
+    arguments = leaves(n, device)
+    exact = gradients(club_naive, leaves(n, device, dtype=torch.float64))
     for fast, e in zip(gradients(club, arguments), exact, strict=True):
         assert (fast - e).norm() <= 1e-5 * e.norm()
     keep_ratio(
@@ -32,9 +32,9 @@ def bench_club(keep_ratio, n, target, repeats):
     )  # fmt: skip
 
 
-def bench_growth(findings):
+def bench_growth(findings, device):
     def prepare(n):
-        arguments = leaves(n)
+        arguments = leaves(n, device)
         return lambda: gradients(club, arguments)
 
     findings["scaling"]["CLUB: batch N"] = scaling([512, 1024, 2048, 4096], prepare, repeats=5)

@@ -16,8 +16,20 @@ import torch
 FIGURES = Path(os.environ.get("OAL_LITE_BENCH_OUT", Path(__file__).parents[2] / "figures"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="cpu", help="where ratios and scaling are measured: cpu or cuda"
+    )
+
+
 @pytest.fixture(scope="session")
-def findings():
+def device(request):
+    """Where the benchmarks run. The code is the same on a GPU; no GPU has run it yet."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def findings(device):
     """Tables to fill: ratios, single values with their limit, scaling, and what samplers do."""
     found = {"ratios": {}, "limits": {}, "scaling": {}, "samplers": {}}
     yield found
@@ -27,14 +39,16 @@ def findings():
         "date": datetime.date.today().isoformat(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "machine": platform.machine(),
         "torch": torch.__version__,
         "load_at_the_end": os.getloadavg(),
     }
     FIGURES.mkdir(parents=True, exist_ok=True)
-    path = FIGURES / "performance.json"
+    name = "performance" if device.type == "cpu" else f"performance-{device.type}"
+    path = FIGURES / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, **found}, indent=1))
-    draw(json.loads(path.read_text())).savefig(FIGURES / "performance.png", dpi=120)
+    draw(json.loads(path.read_text())).savefig(FIGURES / f"{name}.png", dpi=120)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """How two forms are timed against each other, how cost grows, and what a process takes."""
 
+import math
 import os
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 
 def timed(call: Callable[[], object], times: int = 1) -> tuple[float, float]:
@@ -16,6 +18,8 @@ def timed(call: Callable[[], object], times: int = 1) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
         call()
+    if torch.cuda.is_available():  # its work is only queued when a call returns
+        torch.cuda.synchronize()
     return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
 
 
@@ -44,11 +48,17 @@ def compare(plain: Callable, fast: Callable, *, repeats: int) -> dict:
 
 
 def scaling(sizes: Sequence[int], prepare: Callable[[int], Callable], *, repeats: int = 3) -> dict:
-    """Median seconds at each size, and the exponent e of seconds ~ size^e, by least squares."""
+    """Median seconds at each size, and the exponent e of seconds ~ size^e, by least squares.
+
+    A sample takes 20 ms at least: a short call is repeated within it.
+    """
     calls = [prepare(size) for size in sizes]
     for call in calls:
-        call()
-    turns = [[timed(call)[0] for call in calls] for _ in range(repeats)]
+        timed(call)  # what is paid once
+    times = [max(1, math.ceil(0.02 / timed(call)[0])) for call in calls]
+    turns = [
+        [timed(call, n)[0] for call, n in zip(calls, times, strict=True)] for _ in range(repeats)
+    ]
     medians = [statistics.median(turn) for turn in zip(*turns, strict=True)]
     exponent = np.polyfit(np.log(sizes), np.log(medians), 1)[0]
     return {"sizes": list(sizes), "seconds": medians, "exponent": float(exponent)}

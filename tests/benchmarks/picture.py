@@ -34,7 +34,7 @@ def _ratios(ax, ratios):
     ax.plot([], [], color="black", lw=1, label="range of the repeats")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda x, position: f"{x:,.0f}")
-    ax.set_xlim(1, max(values) * 4)
+    ax.set_xlim(1, max(values, default=1) * 4)
     ax.set_xlabel("times as fast as the plain form")
     ax.legend(fontsize=8, loc="lower right")
 

@@ -1,0 +1,134 @@
+"""Arguments that cannot be: one clear sentence for each, before a library below speaks of it.
+
+Each function takes arguments by name, so the sentence can name them:
+
+    need_whole(k=k, chunk_size=chunk_size)        # "k=1.5; expected a whole number"
+"""
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+
+def need_whole(**values: object) -> None:
+    """Refuse what is no integer; True and False are none either.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{name}={_short(value)}; expected a whole number, such as 2")
+
+
+def need_number(**values: object) -> None:
+    """Refuse what is no finite number.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name}={_short(value)}; expected a finite number, such as 0.5")
+
+
+def need_tensor(**values: object) -> None:
+    """Refuse what is no tensor: a NumPy array, a list, None.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor makes one "
+                "of an array or a list"
+            )
+
+
+def need_floats(**values: object) -> None:
+    """Refuse what is no tensor of real floating-point numbers.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    need_tensor(**values)
+    for name, value in values.items():
+        if not value.is_floating_point():
+            raise ValueError(f"{name} are of type {value.dtype}: convert them by .float().")
+
+
+def need_integers(**values: object) -> None:
+    """Refuse what is no tensor of integers.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    need_tensor(**values)
+    for name, value in values.items():
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(f"{name} are of type {value.dtype}: convert them by .long().")
+
+
+def need_finite(**values: Tensor) -> None:
+    """Refuse NaN and infinity; on a CPU only, as asking a GPU would stall it at each step.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if value.device.type == "cpu" and not value.isfinite().all():
+            raise ValueError(
+                f"{name} hold NaN or infinity: find what produced them, or leave those rows out"
+            )
+
+
+def need_generator(generator: object, *, or_none: bool = True) -> None:
+    """Refuse what is neither a `torch.Generator` nor, where that is allowed, None.
+
+    Raises:
+        ValueError: with the way to make one.
+    """
+    if not (or_none and generator is None) and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator={_short(generator)}; expected torch.Generator().manual_seed(0)"
+        )
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ValueError: with the devices that there are.
+    """
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    kinds += ["mps"] * torch.backends.mps.is_available()
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {device!r}; here are {', '.join(kinds)}") from None
+    if wanted.type not in kinds:
+        raise ValueError(f"device {device!r} is not on this machine; here are {', '.join(kinds)}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
+
+
+def finite_loss(value: Tensor, name: str) -> Tensor:
+    """Hand a loss on if it is finite; on a CPU only, as asking a GPU would stall it at each step.
+
+    Raises:
+        FloatingPointError: if it is NaN or infinite.
+    """
+    if value.device.type == "cpu" and not value.isfinite():
+        raise FloatingPointError(
+            f"{name} is {value.item()}: its inputs hold NaN, infinity or very large numbers; find "
+            "what produced them, or lower the learning rate"
+        )
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -1,0 +1,454 @@
+"""Bad input that nobody listed: wrong kinds of argument, and whatever hypothesis thinks of.
+
+`test_bad_input.py` holds the table of mistakes that a reader makes. Here every public function of
+the core meets every wrong kind of value in the place of each argument.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from oal_lite import contrastive_bounds, diffusion_outliers, maps, scores, study, weights
+from oal_lite import distillation as distil
+from oal_lite import knn_outliers as knn
+from oal_lite import mutual_information as information
+from oal_lite.arguments import check_device
+from oal_lite.benchmarks import Benchmark, ImageSet, load
+from oal_lite.images import check_images
+from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
+from oal_lite.presets import LossWeights, TrainSettings, get_preset
+from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.shapes import render
+from oal_lite.students import LatentStem, ResNet18
+from oal_lite.teacher import Teacher
+from oal_lite.terms import CrossEntropy
+from oal_lite.train import Views, augment, augmented_copies, draw_views, fit, predict
+
+pytestmark = pytest.mark.usefixtures("own_errors")
+
+NAN, INF = float("nan"), float("inf")
+OWN = (ValueError, OSError, FloatingPointError)
+G = torch.Generator().manual_seed(0)
+X = torch.randn(12, 4, generator=G)
+Y = torch.arange(12) % 3
+IMAGES = torch.randint(256, (12, 3, 8, 8), generator=G, dtype=torch.uint8)
+OUTLIERS = Outliers(X[:6], Y[:6], torch.randn(6, 4, 8, 8, generator=G), Y[:6], IMAGES[:6])
+ID_LATENTS = Autoencoded(torch.randn(6, 4, 8, 8, generator=G), Y[:6], IMAGES[:6])
+
+
+def student():
+    return ResNet18(3, width=2)
+
+
+def views(labels=Y, features=None, logits=None, images=None):
+    images = IMAGES[None] if images is None else images
+    features = X[None] if features is None else features
+    logits = torch.randn(1, 12, 3, generator=G) if logits is None else logits
+    return Views(images, labels, features, logits)
+
+
+def train(given=None, *, model=None, terms=None, generator=G, val=None, **changes):
+    return fit(
+        model or student(), nn.ModuleList([CrossEntropy()] if terms is None else terms),
+        given or views(), settings=TrainSettings(**{"epochs": 1, "batch_size": 4} | changes),
+        generator=generator, device="cpu", progress=False, val=val,
+    )  # fmt: skip
+
+
+def terms_of(arm, outliers=OUTLIERS, w=None, autoencoded=ID_LATENTS, real=IMAGES):
+    return build_terms(
+        get_arm(arm) if isinstance(arm, str) else arm, outliers=outliers, teacher_dim=4,
+        student_dim=16, weights=replace(LossWeights(), **(w or {})), settings=TrainSettings(),
+        autoencoded=autoencoded, real=real,
+    )  # fmt: skip
+
+
+def paper(**changes):
+    return replace(ARMS["oal-paper"], **changes)
+
+
+def broken(latent=False):
+    """A student (or its stem) with a weight of NaN."""
+    model = student()
+    with torch.no_grad():
+        model.head.weight[0, 0] = NAN
+    return model
+
+
+def outliers(**changes):
+    return replace(OUTLIERS, **changes)
+
+
+SMALL = {"k": 2, "n_boundary": 2, "n_candidates": 5}
+CASES = {
+    # kinds of value that are no tensor, or a tensor of another kind
+    "logits of numpy": (lambda: scores.energy(X.numpy()), "logits is a ndarray; expected a tensor"),
+    "logits in a list": (lambda: scores.msp([[1.0, 2.0]]), "logits is a list; expected a tensor"),
+    "no logits": (lambda: scores.entropy(None), "logits is a NoneType"),
+    "a temperature of infinity": (lambda: scores.energy(X, INF), "temperature=inf; expected a fin"),
+    "a temperature in words": (lambda: scores.energy(X, "1"), "temperature='1'"),
+    "a temperature too small": (lambda: scores.energy(X, 1e-40), "beyond the range of torch.float"),
+    "k of one and a half": (lambda: scores.knn(X, X, 1.5), "k=1.5; expected a whole number"),
+    "two precisions": (lambda: scores.knn(X.double(), X, 1), "and the bank of torch.float32"),
+    "features too long": (lambda: scores.knn(X * 1e30, X, 1), "too long for torch.float32"),
+    "labels of fractions": (lambda: scores.mahalanobis(X, X, Y.float()), "labels are of type"),
+    "distances too long": (
+        lambda: scores.mahalanobis(X.half() * 9000, X.half(), Y), "exceed the range of torch",
+    ),
+    "a number too large": (lambda: detection_metrics([10**400], [1.0]), "does not convert to num"),
+    "half a resample": (
+        lambda: bootstrap_interval([0.0], [1.0], n_resamples=1.5), "n_resamples=1.5",
+    ),
+    "a seed below zero": (lambda: bootstrap_interval([0.0], [1.0], seed=-1), "seed=-1 must not"),
+    "a seed of one and a half": (lambda: bootstrap_interval([0.0], [1.0], seed=1.5), "seed=1.5"),
+    "a level in words": (lambda: mean_interval([0.0, 1.0], level="0.9"), "level='0.9'"),
+    "an interval too wide": (lambda: mean_interval([1e308, -1e308]), "beyond the range of float64"),
+    "differences too large": (
+        lambda: paired_test([1e308, 1e308], [-1e308, 0.0]), "not finite",
+    ),
+    "an unknown metric in a list": (
+        lambda: bootstrap_interval([0.0], [1.0], metric=["auroc"]), "metric=['auroc'] is unknown",
+    ),
+    "features in a list": (lambda: knn.sample_outliers([[1.0]], **SMALL), "features is a list"),
+    "half a neighbour": (lambda: knn.sample_outliers(X, **SMALL | {"k": 1.5}), "k=1.5; expected a"),
+    "a neighbour of True": (lambda: knn.sample_outliers(X, **SMALL | {"k": True}), "k=True"),
+    "sigma in words": (lambda: knn.sample_outliers(X, sigma="0.1", **SMALL), "sigma='0.1'"),
+    "sigma per candidate": (lambda: knn.sample_outliers(X, sigma=X[0], **SMALL), "sigma=tensor"),
+    "a generator that is a seed": (
+        lambda: knn.sample_outliers(X, generator=3, **SMALL), "generator=3; expected torch.Gen",
+    ),
+    "more noise than memory": (
+        lambda: knn.sample_outliers(X, **SMALL | {"n_candidates": 10**13}), "do not fit into",
+    ),
+    "half a round": (
+        lambda: knn.sample_outliers_per_class(X, Y, n_classes=3, rounds=1.5, **SMALL), "rounds=1.5",
+    ),
+    "no class at all": (
+        lambda: knn.sample_outliers_per_class(X, Y, n_classes=0, **SMALL), "n_classes = 0",
+    ),
+    "labels of true and false": (
+        lambda: knn.sample_outliers_per_class(X, Y > 0, n_classes=2, **SMALL), "torch.bool",
+    ),
+    "NaN among the queries": (lambda: knn.kth_distance(X * NAN, X, 1), "hold NaN or infinite"),
+    "distances beyond float32": (lambda: knn.kth_distance(X * 1e30, X * 1e30, 1), "exceed the ran"),
+    "a row without direction": (lambda: knn.unit(X * 0), "length is 0, infinite or NaN"),
+    "noise of another width": (
+        lambda: knn.candidates_around(X, torch.ones(3, 5), 0.1), "two matrices of one width",
+    ),
+    "negative noise": (lambda: knn.candidates_around(X, X, -0.1), "sigma = -0.1"),
+    "a round below zero": (lambda: knn.round_generator(1, 0, -1), "expected none below 0"),
+    "NaN in CLUB": (lambda: information.club(X, X, X * NAN), "the CLUB bound is nan"),
+    "a variance of nothing": (
+        lambda: information.club(X, torch.full_like(X, -200.0), X.roll(1)), "the CLUB bound is",
+    ),
+    "integers in CLUB": (lambda: information.club(X, X, X.long()), "y are of type torch.int64"),
+    "NaN for q": (lambda: information.ClubNet(4, 4)(X * NAN), "x hold NaN or infinity"),
+    "one hidden width": (lambda: information.ClubNet(4, 4, 256), "hidden widths 256"),
+    "half a width": (lambda: information.ClubNet(4.5, 4), "expected a whole number"),
+    "half a pair": (lambda: information.sample_correlated_gaussians(2.5, 2, 0.5), "n=2.5"),
+    "dimensions of NaN": (lambda: information.gaussian_mutual_information(0.5, NAN), "dims=nan"),
+    "NaN in distillation": (lambda: distil.logit_kd(X, X * NAN), "the distillation loss is nan"),
+    "an infinite temperature": (lambda: distil.logit_kd(X, X, INF), "temperature=inf"),
+    "integers for the adapter's width": (
+        lambda: distil.FeatureAdapter(4.0, 2), "teacher_dim=4.0; expected a whole number",
+    ),
+    "NaN for the adapter": (lambda: distil.FeatureAdapter(4, 2)(X * NAN), "hold NaN or infinity"),
+    "NaN for InfoNCE": (lambda: contrastive_bounds.info_nce(X[:4] * NAN), "InfoNCE is nan"),
+    "overflow in NWJ": (lambda: contrastive_bounds.nwj(X[:4] * 1e9), "NWJ is"),
+    "pairs of two widths": (
+        lambda: contrastive_bounds.gaussian_critic(X, X[:, :2], 0.5), "expected one shape (n, d)",
+    ),
+    "a map of nothing": (lambda: maps.joint_map({}), "groups are a dict; expected features"),
+    "a map of NaN": (lambda: maps.joint_map({"a": X * NAN}), "groups ['a'] hold NaN"),
+    "a map of two widths": (lambda: maps.joint_map({"a": X, "b": X[:, :2]}), "of one width"),
+    "one neighbour on a map": (lambda: maps.joint_map({"a": X}, n_neighbors=1), "n_neighbors=1"),
+    "purity without labels": (lambda: maps.knn_purity(X, Y[:3], 2), "one label per row"),
+    # images
+    "images of numpy": (lambda: check_images(IMAGES.numpy()), "images is a ndarray"),
+    "labels in a list": (lambda: ImageSet(IMAGES, Y.tolist()), "labels is a list"),
+    "a misspelt size": (lambda: load(n_trian=3), "unknown size 'n_trian'; choose from n_train"),
+    "half an image": (lambda: load(n_train=20.5), "n_train=20.5"),
+    "images without a side": (lambda: render("heart", 1, size=0, generator=G), "size=0"),
+    "images without chance": (lambda: render("heart", 1, generator=3), "generator=3; expected"),
+    "OOD folders in a list": (lambda: Benchmark.from_folders(".", near=["."]), "folders by name"),
+    "an image side of zero": (
+        lambda: Benchmark.from_folders(".", near={}, image_size=0), "image_size=0",
+    ),
+    "half a pixel of border": (lambda: augment(IMAGES, G, padding=1.5), "padding=1.5"),
+    "augmentation without chance": (lambda: augment(IMAGES, None), "generator=None; expected"),
+    "half a view": (lambda: augmented_copies(IMAGES, 1.5, G), "n_views=1.5"),
+    # students and training
+    "a student of no class": (lambda: ResNet18(0), "n_classes=0"),
+    "a student of no width": (lambda: ResNet18(3, width=0), "width=0"),
+    "bytes for a student": (lambda: student()(IMAGES), "type torch.uint8; expected (n, 3, h, w)"),
+    "maps of other channels": (
+        lambda: student()(torch.ones(2, 3, 8, 8), None, torch.ones(2, 3, 4, 4)), "maps have shape",
+    ),
+    "latents of other channels": (
+        lambda: LatentStem(4, 2)(torch.ones(2, 3, 8, 8), 4), "latents have shape (2, 3, 8, 8)",
+    ),
+    "a student gone wrong": (lambda: predict(broken(), IMAGES), "the student's logits hold NaN"),
+    "half an epoch": (lambda: train(epochs=1.5), "epochs=1.5; expected a whole number"),
+    "a momentum of one": (lambda: train(momentum=1.0), "momentum=1.0; expected less than 1"),
+    "a NaN rate of the entrance": (lambda: train(latent_lr=NAN), "latent_lr=nan"),
+    "a rate that explodes": (lambda: train(lr=1e38, weight_decay=0.0), "lower the learning rate"),
+    "no loss at all": (lambda: train(terms=[]), "there are no loss terms"),
+    "training without chance": (lambda: train(generator=None), "generator=None; expected"),
+    "labels of floats in training": (lambda: train(views(labels=Y.float())), "labels are of type"),
+    "labels of other images": (lambda: train(views(labels=Y[:5])), "one label for each image"),
+    "views of floats": (lambda: train(views(images=IMAGES[None].float())), "type torch.float32"),
+    "views of grey": (lambda: train(views(images=IMAGES[None, :, :1])), "views have shape"),
+    "no views": (
+        lambda: train(views(images=IMAGES[None][:0], features=X[None][:0])), "views have shape (0,",
+    ),
+    "a teacher of other images": (lambda: train(views(features=X[None, :5])), "one row for each"),
+    "a student of fewer classes": (
+        lambda: train(model=ResNet18(2, width=2)), "tells 2 classes apart and the teacher 3",
+    ),
+    "validation without labels": (lambda: train(val=(IMAGES, Y[:5])), "labels of shape (5,)"),
+    "a device of None": (lambda: check_device(None), "unknown device None"),
+    # recipes
+    "an arm in a list": (lambda: get_arm(["ce"]), "unknown arm ['ce']"),
+    "a preset in a list": (lambda: get_preset(["shapes"]), "unknown preset ['shapes']"),
+    "a NaN weight": (lambda: terms_of("kd", w={"kd_logits": NAN}), "kd_logits=nan"),
+    "a negative weight": (lambda: terms_of("kd", w={"micl_knn": -1.0}), "micl_knn=-1.0; expect"),
+    "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure 'magic': choose"),
+    "an unknown view of latents": (
+        lambda: terms_of(paper(latent_vector="magic")), "latent_vector 'magic': choose one of",
+    ),
+    "half of micl": (lambda: terms_of(paper(micl=("class",))), "expected (pairing, fit)"),
+    "micl without outliers": (lambda: terms_of(paper(outliers=None)), "needs outliers: name their"),
+    "outliers of NaN": (
+        lambda: terms_of("oal-paper", outliers(vectors=X[:6] * NAN)), "k-NN outliers hold NaN",
+    ),
+    "no outliers": (
+        lambda: terms_of("oal-paper", outliers(vectors=X[:0], vector_classes=Y[:0])), "at least",
+    ),
+    "outliers of a class below zero": (
+        lambda: terms_of("oal-paper", outliers(vector_classes=Y[:6] - 1)), "a class of 0 or more",
+    ),
+    "outliers of another teacher": (
+        lambda: terms_of("oal-paper", outliers(vectors=torch.ones(6, 5))), "take both from one",
+    ),
+    "no decoded outliers": (
+        lambda: terms_of("oe-pixels", outliers(images=IMAGES[:0])), "decoded outliers are 0",
+    ),
+    "no decoded ID images": (
+        lambda: terms_of("oe-pixels-matched", autoencoded=replace(ID_LATENTS, images=None)),
+        "needs decoded ID images",
+    ),
+    "ID latents of another pipeline": (
+        lambda: terms_of("oal", autoencoded=Autoencoded(torch.ones(6, 4, 4, 4), Y[:6])),
+        "take both from one pipeline",
+    ),
+    "real images of floats": (lambda: terms_of("oe-real", real=IMAGES.float()), "torch.float32"),
+    "noise like one number": (
+        lambda: gaussian_like(outliers(vectors=X[:1, :1], vector_classes=Y[:1]), G), "no spread",
+    ),
+    # the study
+    "arms in one word": (lambda: study.run(get_preset("shapes"), "ce", [0], runs="r"), "arms='ce'"),
+    "one seed for several": (
+        lambda: study.run(get_preset("shapes"), ["ce"], 0, runs="r"), "seeds=0; expected several",
+    ),
+    "a seed in words": (
+        lambda: study.run(get_preset("shapes"), ["ce"], ["a"], runs="r"), "seed='a'",
+    ),
+    "half a worker": (
+        lambda: study.run(get_preset("shapes"), ["ce"], [0], runs="r", workers=1.5), "workers=1.5",
+    ),
+    "no worker": (
+        lambda: study.run(get_preset("shapes"), ["ce"], [0], runs="r", workers=0), "workers=0",
+    ),
+    "a preset's name for the preset": (
+        lambda: study.run("shapes", ["ce"], [0], runs="r"), "preset 'shapes'; expected a Preset",
+    ),
+    "an arm's name for the arm": (
+        lambda: study.run(get_preset("shapes"), {"x": "ce"}, [0], runs="r"), "expected an Arm",
+    ),
+    "runs nowhere": (
+        lambda: study.run(get_preset("shapes"), ["ce"], [0], runs=None), "runs=None; expected",
+    ),
+    "a model without a name": (lambda: weights.find(""), "model ''; expected a folder or a hub id"),
+    "a model of None": (lambda: weights.find(None), "model None; expected a folder or a hub id"),
+    "a prompt of None": (lambda: diffusion_outliers.fill(None, "cat"), "expected two texts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_clear_sentence(name):
+    call, words = CASES[name]
+    with pytest.raises(OWN) as caught:
+        call()
+    text = str(caught.value)
+    assert words in text, text
+    assert len(text) < 500 and text.count("\n") == 0, text
+    assert "oal_lite" in str(caught.traceback[-1].path), "the words of a library below"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda p: diffusion_outliers.synthesise(p, torch.ones(2, 32), "cat", steps=1.5),
+            "steps=1",
+        ),
+        (
+            lambda p: diffusion_outliers.synthesise(p, torch.ones(2, 32), "cat", guidance=INF),
+            "=inf",
+        ),
+        (lambda p: diffusion_outliers.synthesise(p, torch.ones(0, 32), "cat"), "0 outliers"),
+        (lambda p: diffusion_outliers.synthesise(p, torch.ones(2, 32).numpy(), "cat"), "ndarray"),
+        (lambda p: diffusion_outliers.synthesise(p, torch.ones(2, 32), None), "class_names=None"),
+        (
+            lambda p: diffusion_outliers.synthesise(p, torch.ones(1, 32), "cat", generator=1),
+            "tor=1",
+        ),
+        (
+            lambda p: diffusion_outliers.synthesise(p, torch.ones(1, 32), "cat", prompt=None),
+            "two te",
+        ),
+        (lambda p: diffusion_outliers.decode(p, torch.full((1, 4, 8, 8), NAN)), "hold NaN"),
+        (lambda p: diffusion_outliers.decode(p, torch.ones(1, 4, 8, 8), size=0), "size=0"),
+        (lambda p: diffusion_outliers.encode(p, IMAGES, batch_size=0), "batch_size=0"),
+        (lambda p: diffusion_outliers.word_embeddings(p, []), "words []; expected several"),
+        (lambda p: diffusion_outliers.word_embeddings(p, [""]), "has no token"),
+        (lambda p: diffusion_outliers.condition(p, torch.ones(2, 32), ["cat"]), "one each"),
+        (lambda p: diffusion_outliers.with_sampler(p, ["ddim"]), "sampler=['ddim']"),
+    ],
+)
+def test_what_a_pipeline_cannot_do_either(tiny_pipeline, call, words):
+    with pytest.raises(OWN) as caught:
+        call(tiny_pipeline)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "xpu", "", None])
+def test_models_are_not_put_where_nothing_is(tiny_teacher_folder, tiny_pipeline_folder, device):
+    for load_, folder in (
+        (Teacher.from_pretrained, tiny_teacher_folder),
+        (diffusion_outliers.load_pipeline, tiny_pipeline_folder),
+    ):
+        with pytest.raises(ValueError, match="device .*here are|GPUs here"):
+            load_(folder, device=device)
+
+
+def test_what_else_a_teacher_cannot_see(tiny_teacher):
+    for call, words in (
+        (lambda: tiny_teacher(IMAGES, batch_size=2.5), "batch_size=2.5"),
+        (lambda: tiny_teacher.logits(torch.ones(2, 5)), "expected 32 numbers"),
+        (lambda: tiny_teacher.logits(torch.full((2, 32), NAN)), "hold NaN"),
+        (lambda: draw_views(IMAGES, Y.float(), tiny_teacher, n_views=1, generator=G), "labels are"),
+    ):
+        with pytest.raises(OWN, match=words):
+            call()
+
+
+# --- whatever hypothesis thinks of ---------------------------------------------------------------
+
+WHOLE = st.one_of(
+    st.integers(-3, 14), st.sampled_from([2**31, 10**30, True]), st.none(), st.text(max_size=2),
+    st.floats(allow_nan=True), st.just([1]),
+)  # fmt: skip
+NUMBER = st.one_of(st.floats(), st.integers(-2, 3), st.none(), st.text(max_size=2), st.just([0.1]))
+
+
+@st.composite
+def tensors(draw):
+    """Matrices, and what might be taken for one: of any shape, type, size and sanity."""
+    shape = draw(st.sampled_from([(12, 4), (4, 4), (1, 4), (0, 4), (12, 0), (12,), (), (2, 3, 4)]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64,
+                                  torch.bool, torch.complex64]))  # fmt: skip
+    scale = draw(st.sampled_from([1.0, 0.0, 1e-30, 1e30, 3e38, NAN, INF, -INF]))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 3)))) * scale
+    if draw(st.booleans()) and x.numel():
+        x.view(-1)[0] = draw(st.sampled_from([0.0, NAN, 1.0]))
+    if dtype == torch.int64 or dtype == torch.bool:
+        x = x.nan_to_num(0, 9, -9).clamp(-9, 9)
+    x = x.to(dtype)
+    if draw(st.booleans()) and x.ndim == 2:
+        x = x.T.contiguous().T  # the same, not contiguous
+    if draw(st.booleans()) and x.is_floating_point():
+        x.requires_grad_()
+    return draw(st.sampled_from([x, x, x, x, x.detach().resolve_conj().numpy(), None, [[1.0]]]))
+
+
+def finite(answer):
+    """Whether no number of an answer is NaN, however it is packed."""
+    if isinstance(answer, torch.Tensor):
+        return bool(answer.isfinite().all())
+    if isinstance(answer, tuple | list):
+        return all(map(finite, answer))
+    if hasattr(answer, "__dataclass_fields__"):
+        return finite(list(vars(answer).values()))
+    return not isinstance(answer, float) or math.isfinite(answer)
+
+
+FUZZED = {
+    "msp": lambda d: scores.msp(d(tensors())),
+    "max_logit": lambda d: scores.max_logit(d(tensors())),
+    "energy": lambda d: scores.energy(d(tensors()), d(NUMBER)),
+    "entropy": lambda d: scores.entropy(d(tensors())),
+    "knn": lambda d: scores.knn(d(tensors()), d(tensors()), d(WHOLE), d(WHOLE)),
+    "mahalanobis": lambda d: scores.mahalanobis(*(d(tensors()) for _ in range(3)), d(NUMBER)),
+    "detection_metrics": lambda d: detection_metrics(d(tensors()), d(tensors())),
+    "bootstrap": lambda d: bootstrap_interval(d(tensors()), [0.0, 1.0], level=d(NUMBER),
+                                              n_resamples=d(st.sampled_from([2, 0, 1.5, None]))),
+    "paired_test": lambda d: paired_test(d(tensors()), d(tensors()), d(NUMBER)),
+    "unit": lambda d: knn.unit(d(tensors())),
+    "kth_distance": lambda d: knn.kth_distance(d(tensors()), d(tensors()), d(WHOLE)),
+    "boundary_points": lambda d: knn.boundary_points(d(tensors()), d(WHOLE), d(WHOLE)),
+    "candidates": lambda d: knn.candidates_around(d(tensors()), d(tensors()), d(NUMBER)),
+    "select": lambda d: knn.select_candidates(d(tensors()), d(WHOLE)),
+    "sample_outliers": lambda d: knn.sample_outliers(
+        d(tensors()), k=d(WHOLE), n_boundary=d(WHOLE), n_candidates=d(st.integers(-1, 9)),
+        sigma=d(NUMBER), keep=d(WHOLE)),
+    "per class": lambda d: knn.sample_outliers_per_class(
+        d(tensors()), d(tensors()), n_classes=d(WHOLE), rounds=1, k=1, n_boundary=1,
+        n_candidates=3, keep=1),
+    "club": lambda d: information.club(d(tensors()), d(tensors()), d(tensors())),
+    "q": lambda d: information.ClubNet(4, 4, (3,), (3,)).log_likelihood(d(tensors()), d(tensors())),
+    "logit_kd": lambda d: distil.logit_kd(d(tensors()), d(tensors()), d(NUMBER)),
+    "adapter": lambda d: distil.FeatureAdapter(4, 2)(d(tensors())),
+    "info_nce": lambda d: contrastive_bounds.info_nce(d(tensors())),
+    "nwj": lambda d: contrastive_bounds.nwj(d(tensors())),
+    "critic": lambda d: contrastive_bounds.gaussian_critic(d(tensors()), d(tensors()), d(NUMBER)),
+    "purity": lambda d: maps.knn_purity(d(tensors()), d(tensors()), d(WHOLE)),
+    "student": lambda d: student().eval()(d(tensors())),
+    "predict": lambda d: predict(student(), d(tensors()), batch_size=d(WHOLE)),
+    "augment": lambda d: augment(d(tensors()), G, padding=d(WHOLE)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@settings(
+    max_examples=25, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(data=st.data())
+def test_it_answers_with_numbers_or_with_a_sentence(name, data):
+    drawn = []
+
+    def draw(strategy):
+        value = data.draw(strategy)
+        if isinstance(value, torch.Tensor):
+            drawn.append((value, np.copy(value.detach())))
+        return value
+
+    try:
+        answer = FUZZED[name](draw)
+    except OWN as error:
+        assert "\n" not in str(error) and len(str(error)) < 600
+        trace = error.__traceback__
+        while trace.tb_next:
+            trace = trace.tb_next
+        assert "oal_lite" in trace.tb_frame.f_code.co_filename, f"a library's own words: {error}"
+    else:
+        assert finite(answer)
+    for x, old in drawn:
+        assert np.array_equal(x.detach().numpy(), old, equal_nan=True), "an argument was changed"
