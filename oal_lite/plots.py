@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from oal_lite.files import write_atomically
-from oal_lite.metrics import detection_metrics, roc_points
+from oal_lite.metrics import PairedTest, detection_metrics, roc_points
 from oal_lite.presets import smoke
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
@@ -142,6 +142,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, ax: Axes | No
             cell.set_text_props(weight="bold")
         if column == 0:
             cell.set_text_props(ha="left")
+    return ax
+
+
+def differences(
+    tests: Mapping[str, PairedTest | None], *, unit: str, ax: Axes | None = None
+) -> Axes:
+    """Paired differences in points, one row each with its 95 % interval; zero is marked.
+
+    Args:
+        tests: by name; None, where there is nothing to compare, leaves its row empty.
+        unit: what the points are of, for the axis: `"near AUROC − kd"`.
+        ax: to draw on.
+    """
+    ax = _axes(ax)
+    for row, test in enumerate(tests.values()):
+        if test is not None:
+            mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
+            ax.errorbar(
+                mean, row, xerr=[[mean - low], [high - mean]], fmt="o", capsize=4,
+                color=COLOURS["id"],
+            )  # fmt: skip
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set(xlabel=f"{unit}, points", yticks=range(len(tests)), yticklabels=list(tests))
+    ax.set_ylim(len(tests) - 0.5, -0.5)
     return ax
 
 

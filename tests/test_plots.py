@@ -1,0 +1,21 @@
+"""What a figure shows is what it was given."""
+
+import pytest
+
+from oal_lite import plots
+from oal_lite.metrics import paired_test
+
+
+def test_differences_are_drawn_in_points_with_their_intervals_and_gaps():
+    import matplotlib.pyplot as plt
+
+    test = paired_test([0.92, 0.94, 0.97], [0.90, 0.91, 0.93])
+    ax = plots.differences({"a": test, "b": None, "c": test}, unit="near AUROC − kd")
+    drawn = [line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() == "o"]
+    assert drawn == [pytest.approx([3.0, 0]), pytest.approx([3.0, 2])]
+    (bar, *_) = [c.get_segments()[0] for c in ax.collections]
+    assert bar[:, 0].tolist() == pytest.approx([100 * test.low, 100 * test.high])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert ax.get_xlabel() == "near AUROC − kd, points"
+    assert ax.get_ylim() == (2.5, -0.5), "the first row is not at the top"
+    plt.close(ax.figure)
