@@ -2,6 +2,7 @@
 # make test  set up, unit tests, sliders in a browser (if there is one), then every notebook
 # make bench set up, plain forms against fast ones -> figures/performance.json and .png
 # make lab   set up, open JupyterLab on the notebooks
+# make lint, mutations, interruptions, coverage   see CONTRIBUTING.md
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test bench lab notebooks html lint clean
+.PHONY: run test bench lab notebooks html lint mutations interruptions coverage clean
 
 run: .venv/run.stamp
 	$(BIN)/python -m oal_lite $(ARGS)
@@ -41,6 +42,19 @@ html: .venv/test.stamp
 lint: .venv/test.stamp
 	$(BIN)/ruff check oal_lite tests notebooks
 	$(BIN)/ruff format --check oal_lite tests
+
+# Faults made by hand in copies of the package: is each noticed by a test?
+mutations: .venv/test.stamp
+	$(BIN)/python tests/mutations.py $(ARGS)
+
+# Killed twenty times at random moments, by SIGKILL and Ctrl-C: is the result the same?
+interruptions: .venv/test.stamp
+	$(BIN)/python tests/interruptions.py $(ARGS)
+
+# Lines of the package that the tests run: 90 % or more. What workers run is not counted.
+coverage: .venv/test.stamp
+	$(BIN)/python -m coverage run --source=oal_lite -m pytest tests -q --ignore=tests/test_browser.py
+	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=90
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

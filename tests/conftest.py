@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -15,6 +16,12 @@ os.environ["MPLBACKEND"] = "Agg"
 jaxtyping.install_import_hook(
     "oal_lite", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
+
+# The same examples every day, and no limit of time: a busy machine is no fault. To search for
+# others: pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("tests")
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -427,7 +427,7 @@ FUZZED = {
 
 @pytest.mark.parametrize("name", FUZZED)
 @settings(
-    max_examples=25, deadline=None,
+    max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(data=st.data())

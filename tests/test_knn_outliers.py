@@ -325,6 +325,16 @@ def test_classes_and_rounds_are_independent():
     assert torch.equal(outliers.view(3, 3, 10, 8)[:, 0], fewer.view(3, 10, 8))
 
 
+def test_every_class_and_every_round_has_noise_of_its_own():
+    features = class_features(40, 8)
+    twice, labels = torch.cat([features, features]), torch.arange(2).repeat_interleave(40)
+    sizes = dict(k=5, n_boundary=3, n_candidates=50, keep=2, rounds=2)
+    outliers, _ = sample_outliers_per_class(twice, labels, n_classes=2, **sizes, generator=seeded())
+    of = outliers.view(2, 2, 6, 8)  # classes, rounds; the classes are the same points
+    for first, second in ((of[0, 0], of[1, 0]), (of[0, 0], of[0, 1]), (of[0, 1], of[1, 0])):
+        assert not torch.isclose(first[:, None], second).all(-1).any()
+
+
 def test_progress_shows_a_bar_only_when_asked(capsys):
     features, labels = class_features(20, 4), torch.arange(20) % 2
     sizes = dict(n_classes=2, rounds=1, k=5, n_boundary=2, n_candidates=9)

@@ -1,0 +1,167 @@
+"""Killed in the middle, started again, compared: what comes out is what would have come anyway.
+
+The moments are counted, in backward passes and renamed files, and drawn from a seed. The same at
+the size of a smoke run, by the clock and twenty times, is `make interruptions`.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from interruptions import Job, alive, all_gone, contents, damaged, marks, stop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+# Sends a signal to itself at a moment: a number of backward passes and of renamed files.
+COUNT = """
+import os, signal, sys, torch
+left, how = int(sys.argv[2]), getattr(signal, sys.argv[3])
+def counted(function):
+    def call(*args, **more):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), how)
+        return function(*args, **more)
+    return call
+torch.Tensor.backward, os.replace = counted(torch.Tensor.backward), counted(os.replace)
+"""
+MAIN = """
+import sys
+from oal_lite import presets, __main__ as command
+from oal_lite.presets import *
+presets.PRESETS["tiny"] = {preset}
+where = ["--runs", sys.argv[1] + "/runs", "--out", sys.argv[1] + "/out", "--device", "cpu"]
+what = ["--preset", "tiny", "--arms", "ce,oal-paper", *sys.argv[4:]]
+raise SystemExit(command.main([*what, *where]))
+"""
+PRETRAIN = """
+import sys
+from oal_lite.pretrain import __main__ as command, loop, unet
+loop.KEEP_EVERY, unet.recognised = 2, lambda *_: {}
+sizes = ["n_images=40", "batch_size=4", "teacher_steps=5", "vae_steps=5", "unet_steps=5"]
+for part in ("teacher", "diffusion"):
+    more = [a for s in sizes for a in ("--set", s)]
+    if status := command.main([part, "--out", sys.argv[1], *more]):
+        raise SystemExit(status)
+"""
+
+
+def job(code, *more, at=0, how="SIGKILL"):
+    return Job("test", ("-c", COUNT + code, "{folder}", str(at), how, *more))
+
+
+@pytest.fixture(scope="module")
+def main(tiny_preset):
+    preset = replace(tiny_preset, train=replace(tiny_preset.train, epochs=2, start_epochs=2))
+    return MAIN.replace("{preset}", repr(preset))
+
+
+@pytest.fixture(scope="module")
+def whole(main, tmp_path_factory):
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "x"
+    folder.mkdir()
+    job(main, "--workers", "1").finish(folder)
+    return contents(folder)
+
+
+def nothing_left(folder):
+    return not [p for p in folder.rglob("*") if p.name.startswith(("unfinished-", "."))]
+
+
+def ends(code, folder, at, how, *more):
+    """Run a job that stops itself; returns what it said and its status."""
+    process = job(code, *more, at=at, how=how).start(folder)
+    said, _ = process.communicate()
+    assert not damaged(folder)
+    return said, process.returncode
+
+
+def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not(main, whole, tmp_path):
+    rng, folder, made = random.Random(0), tmp_path / "x", {}
+    folder.mkdir()
+    for how, expected in (("SIGKILL", -signal.SIGKILL), ("SIGINT", 130), ("SIGKILL", -9)):
+        said, status = ends(main, folder, rng.randint(4, 9), how, "--workers", "1")
+        assert status == expected, said
+        assert "Traceback" not in said
+        assert (how == "SIGINT") == ("interrupted; the same command goes on" in said)
+        now = marks(folder)
+        assert made.items() <= now.items(), "something finished was made again"
+        made = now
+    job(main, "--workers", "1").finish(folder)
+    assert made.items() <= marks(folder).items()
+    assert contents(folder) == whole
+    left = {p.name for p in folder.rglob("*") if p.name.startswith(("unfinished-", "."))}
+    assert all(name.endswith(".tmp") for name in left), "more than a torn file under another name"
+
+
+def until(process, words):
+    """Read what a process says until a line holds the words."""
+    for line in process.stdout:
+        if words in line:
+            return
+    pytest.fail(f"it never said {words!r}")
+
+
+def test_workers_end_with_their_parent_and_the_next_run_goes_on(main, whole, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    process = job(main, "--workers", "2").start(folder)
+    until(process, ": done in")
+    stop(process, signal.SIGKILL)
+    assert all_gone(process.pid), alive(process.pid)
+    assert not damaged(folder)
+    made = marks(folder)
+    assert made
+    process = job(main, "--workers", "2").start(folder)
+    until(process, ": begun")
+    said = stop(process, signal.SIGINT)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert all_gone(process.pid), alive(process.pid)
+    job(main, "--workers", "1").finish(folder)
+    assert made.items() <= marks(folder).items()
+    assert contents(folder) == whole
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence(tmp_path):
+    code = """
+import os, signal
+from oal_lite.workers import Task, work
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    work([Task("training of x", die, ())], 1, print)
+"""
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ChildProcessError: one of 1 processes was killed"), done.stderr
+    assert "give the same command again" in last
+
+
+def test_two_runs_at_once_in_one_folder_do_not_hurt_each_other(main, whole, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    both = [job(main, "--workers", "1").start(folder) for _ in range(2)]
+    for process in both:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    assert contents(folder) == whole
+    assert nothing_left(folder)
+
+
+def test_pretraining_that_is_killed_twice_ends_as_if_it_had_not(tmp_path):
+    rng, folders = random.Random(1), [tmp_path / "whole", tmp_path / "parts"]
+    for folder in folders:
+        folder.mkdir()
+    job(PRETRAIN).finish(folders[0])
+    for how in ("SIGKILL", "SIGINT"):
+        said, status = ends(PRETRAIN, folders[1], rng.randint(6, 14), how)
+        assert status == (130 if how == "SIGINT" else -9), said
+    job(PRETRAIN).finish(folders[1])
+    assert contents(folders[1]) == contents(folders[0])
