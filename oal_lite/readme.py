@@ -13,6 +13,8 @@ from pathlib import Path
 from oal_lite import claims, report
 from oal_lite.files import write_atomically
 
+NONE = "No ablation has been run at full size yet."
+
 
 def tables(figures: Path) -> dict[str, str]:
     """Every table by the name of its marks: arms, paired, claims, ablations, performance."""
@@ -29,7 +31,7 @@ def tables(figures: Path) -> dict[str, str]:
         "arms": f"{arms}\n\n{caption} {made}",
         "paired": paired,
         "claims": claims.markdown(study),
-        "ablations": "\n\n".join(map(_ablation, study["ablations"].values())),
+        "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
         "performance": _performance(speed),
     }
 
