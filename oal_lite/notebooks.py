@@ -20,7 +20,7 @@ BOOTSTRAP_TAG = "colab"
 LARGE = 60_000  # bytes of a picture
 # Seconds of a first pass in full size on 2 CPU cores, by notebook.
 SECONDS = {
-    "00": 207, "01": 20, "02": 25, "03": 44, "04": 193, "05": 35, "06": 251, "07": 165, "08": 15,
+    "00": 207, "01": 20, "02": 37, "03": 50, "04": 193, "05": 37, "06": 251, "07": 165, "08": 25,
 }  # fmt: skip
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
