@@ -28,7 +28,7 @@ PRETRAIN = """
 import sys
 from oal_lite.pretrain import __main__ as command, loop, unet
 loop.KEEP_EVERY, unet.recognised = 4, lambda *_: {}
-sizes = ["n_images=400", "batch_size=16", "teacher_steps=30", "vae_steps=20", "unet_steps=20"]
+sizes = ["n_images=400", "batch_size=16", "teacher_steps=16", "vae_steps=12", "unet_steps=12"]
 more = [a for s in sizes for a in ("--set", s)]
 for part in ("teacher", "diffusion"):
     status = command.main([part, "--out", sys.argv[1], *more])

@@ -244,7 +244,10 @@ CASES = {
         "needs decoded ID images",
     ),
     "ID latents of another pipeline": (
-        lambda: terms_of("oal", autoencoded=Autoencoded(torch.ones(6, 4, 4, 4), Y[:6])),
+        lambda: terms_of(
+            paper(exposure="latent", micl=None),
+            autoencoded=Autoencoded(torch.ones(6, 4, 4, 4), Y[:6]),
+        ),
         "take both from one pipeline",
     ),
     "real images of floats": (lambda: terms_of("oe-real", real=IMAGES.float()), "torch.float32"),

@@ -1,6 +1,8 @@
 """The commands that make the shipped small models, at a size of seconds."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from test_openood import make_root
 
 from oal_lite.checkpoint import Keeper
 from oal_lite.diffusion_outliers import load_pipeline, synthesise, word_embeddings
+from oal_lite.files import FORGOTTEN
 from oal_lite.pretrain import loop, unet
-from oal_lite.pretrain.__main__ import PARTS, forget_hashes, main
+from oal_lite.pretrain.__main__ import PARTS, forget_hashes, main, sweep, write_manifest
 from oal_lite.pretrain.models import build_tokenizer
 from oal_lite.pretrain.settings import PretrainSettings, pretraining_images
 from oal_lite.shapes import ID_SHAPES
@@ -150,3 +153,19 @@ def test_hashes_of_models_that_are_trained_anew_are_forgotten_first(tmp_path):
     (tmp_path / "manifest.json").write_text('{"sha256": {"teacher/x": "1"}, "teacher": {}}')
     forget_hashes(tmp_path)
     assert json.loads((tmp_path / "manifest.json").read_text()) == {"sha256": {}, "teacher": {}}
+
+
+def test_what_a_kill_left_in_a_models_folder_is_in_no_manifest_and_swept_when_old(tmp_path):
+    for name, age in (("old", FORGOTTEN + 60), ("young", 5)):
+        left = tmp_path / "teacher" / f".{name}.tmp"
+        left.mkdir(parents=True)
+        (left / "model.safetensors").write_bytes(b"half a fi")
+        then = time.time() - age
+        os.utime(left, (then, then))
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    (tmp_path / "unfinished-unet.safetensors").write_bytes(b"")
+    write_manifest(tmp_path, "teacher", PretrainSettings(), {})
+    listed = json.loads((tmp_path / "manifest.json").read_text())["sha256"]
+    assert list(listed) == ["teacher/config.json"]
+    sweep(tmp_path)
+    assert [p.name for p in (tmp_path / "teacher").glob(".*")] == [".young.tmp"]

@@ -345,6 +345,18 @@ def test_known_latents_come_first_with_their_labels_and_half_of_all_are_mirrored
     assert (term.outliers[..., 0] == -2).all(), "the kept outliers have been overwritten"
 
 
+def test_every_known_latent_is_held_to_its_own_label():
+    term, step = make_latent_exposure(outlier_weight=0.0), make_step()
+    of_value = {x.mean().item(): y for x, y in zip(term.id_latents, term.labels, strict=True)}
+    assert len(of_value) == len(term.labels)
+    maps = term.extra_maps(8, 8, seeded(3))
+    labels = torch.stack([of_value[x.mean().item()] for x in maps[:8]])
+    assert labels.tolist() != labels.flip(0).tolist()  # or a wrong order could not be told
+    sure = torch.cat([50 * F.one_hot(labels, K).float(), torch.zeros(8, K)])
+    step.extra = {term.name: (sure, torch.zeros(16, D))}
+    assert term(step) < 1e-6
+
+
 def test_outlier_latents_reach_stem_trunk_and_head_and_no_image_only_stage():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

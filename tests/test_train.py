@@ -330,3 +330,46 @@ def test_prediction_uses_evaluation_mode_and_leaves_the_mode_as_it_was():
     assert_close(features, whole[1], atol=1e-5, rtol=1e-5)
     predict(student, images)
     assert not student.training
+
+
+class Watch(Term):
+    """Adds nothing; keeps the gradient of the head and the labels that each step begins with."""
+
+    def __init__(self, student):
+        super().__init__("watch", 0.0)
+        self.student, self.gradients, self.labels = [student], [], []  # in a list: no parameters
+
+    def before(self, step):
+        gradient = self.student[0].head.weight.grad
+        self.gradients.append(None if gradient is None else gradient.clone())
+        self.labels.append(step.labels.clone())
+
+    def forward(self, step):
+        return step.logits.sum() * 0
+
+
+def watched(n, **changes):
+    student = make_student()
+    watch, g = Watch(student), seeded(3)
+    views = Views(coloured(n)[0][None], torch.arange(n) % 3, *torch.randn(2, 1, n, 3, generator=g))
+    settings = replace(SETTINGS, **{"n_views": 1, "lr": 0.0, "weight_decay": 0.0} | changes)
+    fit(
+        student, torch.nn.ModuleList([CrossEntropy(), watch]), views, settings=settings,
+        generator=seeded(), device="cpu", progress=False,
+    )  # fmt: skip
+    return watch
+
+
+def test_every_step_begins_without_the_gradients_of_the_last():
+    """At a rate of zero and one batch an epoch, every epoch has the same gradient."""
+    first, *gradients = watched(24, epochs=4).gradients
+    assert first is None and gradients[0].abs().max() > 0.01
+    for gradient in gradients[1:]:
+        assert_close(gradient, gradients[0], atol=1e-5, rtol=1e-3)
+
+
+def test_every_epoch_has_an_order_of_its_own_and_every_image_once():
+    watch = watched(96, epochs=2)
+    epochs = [torch.cat(watch.labels[i : i + 4]).tolist() for i in (0, 4)]
+    assert epochs[0] != epochs[1] != (torch.arange(96) % 3).tolist() != epochs[0]
+    assert all([epoch.count(c) for c in range(3)] == [32] * 3 for epoch in epochs)

@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import shutil
 import sys
+import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 
 from oal_lite import command, pretrain
 from oal_lite.arguments import check_device
-from oal_lite.files import make_folder, write_atomically
+from oal_lite.files import FORGOTTEN, make_folder, write_atomically
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
@@ -46,10 +48,22 @@ def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured
     manifest["sha256"] = {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in sorted(folder.rglob("*"))
-        if f.is_file() and f != path and not f.name.startswith(("unfinished-", "."))
+        if f.is_file() and f != path and not _passing(f.relative_to(folder))
     }
     text = json.dumps(manifest, indent=1)
     write_atomically(path, lambda p: p.write_text(text))
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is here for a while only: a training's state, or what a kill left behind."""
+    return any(part.startswith(("unfinished-", ".")) for part in path.parts)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary folders of saves that were killed long ago."""
+    for left in folder.rglob(".*.tmp"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > FORGOTTEN:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _setting(assignment: str) -> tuple[str, int | float]:
@@ -105,6 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
     shipped = arguments.preset == "shapes"
     out = arguments.out or (ASSETS if shipped else Path("models") / arguments.preset)
     make_folder(out)
+    sweep(out)
     parts = ["autoencoder", "unet"] if arguments.part == "diffusion" else [arguments.part]
     for part in parts:
         forget_hashes(out)
