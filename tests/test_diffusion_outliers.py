@@ -216,6 +216,19 @@ def test_the_batch_size_does_not_change_the_latents(pipe, latents, batch_size):
     assert_close(again, latents, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("row", [1, 3])
+def test_each_latent_answers_to_the_outlier_of_its_own_row(pipe, row):
+    """Inside, equal prompts come together; what comes out stands in the order of what went in."""
+    vectors = directions(4)[[0, 1, 0, 2]]
+    changed = vectors.clone()
+    changed[row] *= -1
+    before, after = (
+        synthesise(pipe, v, ["star"] * 4, **FEW, generator=seeded()) for v in (vectors, changed)
+    )
+    moved = (after - before).abs().amax((1, 2, 3)) > 1e-4
+    assert moved.tolist() == [i == row for i in range(4)]
+
+
 def test_outliers_steer_the_latents_and_without_guidance_less(pipe, latents):
     names = ["heart", "star", "moon"]
     turned = synthesise(pipe, -directions(3), names, **FEW, generator=seeded())

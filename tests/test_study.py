@@ -22,6 +22,7 @@ from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
 from oal_lite.run_files import run_path, version_of
+from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
 from oal_lite.study import Run
 
 CODE_VERSION = run_files.code_version  # before it is replaced below
@@ -202,6 +203,8 @@ def test_scores_and_metrics_are_finite_and_belong_together(finished, tiny_preset
         groups = r.record["metrics"]["energy"]
         sizes = {group: len(sets) for group, sets in groups.items()}
         assert sizes == {"near": 6, "far": 4, "validation": 6}
+        assert set(groups["near"]) == set(NEAR_SHAPES)
+        assert set(groups["validation"]) == set(VALIDATION_SHAPES)
         for sets in groups.values():
             for name, m in sets.items():
                 expected = detection_metrics(r.scores["energy/id"], r.scores[f"energy/{name}"])
