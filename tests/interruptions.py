@@ -49,6 +49,11 @@ except KeyboardInterrupt:
 """
 
 
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background: they, and their children, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Job:
     """One command that fills a folder; `{folder}` in its arguments is put in."""
@@ -63,7 +68,8 @@ class Job:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
         return subprocess.Popen(
             argv, cwd=folder.parent, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True, **how,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c,
+            **how,
         )  # fmt: skip
 
     def finish(self, folder: Path) -> str:

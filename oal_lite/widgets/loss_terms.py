@@ -122,11 +122,11 @@ def draw(pulls: Pulls, weights: Sequence[float], pairings: int):  # noqa: ANN201
     left, middle, right = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.2, right=0.99, bottom=0.2, top=0.9, wspace=0.25)
     names = [f"{name} × {w:g}" for name, w in zip(pulls.names, weights, strict=True)]
-    left.barh(names, lengths, color="#0072B2")
+    left.barh(names, lengths.numpy(), color="#0072B2")
     # symmetric logarithm: a MICL pull is often a hundred times shorter than the teacher's
     left.set_xscale("symlog", linthresh=1e-3)
     left.set(xlabel="length of the weighted gradient", xlim=(0, None))
-    middle.barh(names, 100 * parts, color="#E69F00", hatch="//", edgecolor="white")
+    middle.barh(names, 100 * parts.numpy(), color="#E69F00", hatch="//", edgecolor="white")
     middle.axvline(0, color="0.3", linewidth=0.8)
     middle.set(xlabel="share of the step, %", yticklabels=[])
     left.invert_yaxis()
