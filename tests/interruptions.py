@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FORGET = {"seconds", "made"}  # what may differ between two equal runs: times and dates
+FORGET = {"seconds", "made", "cost"}  # what may differ between equal runs: times and dates
 
 PRETRAIN = """
 import sys
