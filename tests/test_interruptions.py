@@ -13,7 +13,12 @@ from dataclasses import replace
 import pytest
 from interruptions import Job, alive, all_gone, contents, damaged, marks, stop
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"),
+    # One of the five failed in one of four runs on a busy machine; which of them, and why, is not
+    # yet known. Until it is, a failure is shown as such and does not stop the suite.
+    pytest.mark.xfail(strict=False, reason="a race that is not found yet"),
+]
 
 # Sends a signal to itself at a moment: a number of backward passes and of renamed files.
 COUNT = """
@@ -48,10 +53,6 @@ for part in ("teacher", "diffusion"):
     if status := command.main([part, "--out", sys.argv[1], *more]):
         raise SystemExit(status)
 """
-
-# One of the five failed in one of four runs on a busy machine; which of them, and why, is not yet
-# known. Until it is, a failure is shown as such and does not stop the suite.
-pytestmark = pytest.mark.xfail(strict=False, reason="a race that is not found yet")
 
 
 def job(code, *more, at=0, how="SIGKILL"):
