@@ -123,8 +123,9 @@ def generator_for(seed: int, *stage: str) -> torch.Generator:
 
 
 def load(
-    name: str = "shapes", *, seed: int = 0, data_root: str | Path | None = None, **sizes: int
-) -> Benchmark:
+    name: str = "shapes", *, seed: int = 0, data_root: str | Path | None = None,
+    embedded_far: bool = False, **sizes: int,
+) -> Benchmark:  # fmt: skip
     """Load a benchmark by name.
 
     Args:
@@ -132,6 +133,8 @@ def load(
             `"cifar10"`, `"cifar100"`, `"imagenet200"`, read from `data_root`.
         seed: of the rendering, or of the choice where `sizes` ask for fewer images than there are.
         data_root: folder in OpenOOD v1.5's layout (see `openood`); for real images only.
+        embedded_far: of real images, take the far sets of the embedded benchmark where none of the
+            official ones is there.
         sizes: `n_train`, `n_val`, `n_test`, `n_ood` (images per OOD set); see `load_shapes` and
             `openood.load`.
 
@@ -154,7 +157,7 @@ def load(
         )
     from oal_lite import openood  # it imports this module
 
-    return openood.load(name, data_root, seed=seed, **sizes)
+    return openood.load(name, data_root, seed=seed, embedded_far=embedded_far, **sizes)
 
 
 def load_shapes(
@@ -195,7 +198,6 @@ def load_shapes(
             for shape in names
         }
 
-    far = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
     return Benchmark(
         name="shapes",
         class_names=classes,
@@ -203,12 +205,18 @@ def load_shapes(
         val=id_split("val", n_val),
         test=id_split("test", n_test),
         near=ood_shapes(shapes.NEAR_SHAPES),
-        far={k: ImageSet.ood(draw(n_ood, generator_for(seed, k))) for k, draw in far.items()},
+        far=far_sets(n_ood, seed),
         validation_ood=ood_shapes(shapes.VALIDATION_SHAPES),
     )
 
 
 # --- far-OOD sets of the embedded benchmark: nothing is downloaded, scikit-learn ships them -----
+
+
+def far_sets(n: int, seed: int) -> dict[str, ImageSet]:
+    """Digits, photographs, stripes and noise, n images of 32 px each."""
+    sets = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
+    return {k: ImageSet.ood(draw(n, generator_for(seed, k))) for k, draw in sets.items()}
 
 
 def _pick(n: int, of: int, generator: torch.Generator) -> Tensor:

@@ -202,6 +202,39 @@ class TeacherDistance(nn.Module):
         return torch.cdist((features.float() - self.centre) @ self.whiten, self.means).amin(dim=1)
 
 
+class TeacherNeighbours(nn.Module):
+    """Distance of teacher features to their k-th nearest ID feature, all on the unit sphere.
+
+    `scores.knn` on a bank that stays where the student trains. It asks for no Gaussian classes, and
+    is the distance by which the paper finds the edge of a class. An image of the bank is its own
+    first neighbour, so k should be larger than 1.
+
+    Args:
+        bank: Teacher features of ID training images, shape (m, t).
+        labels: Not needed; here so that all of `DISTANCES` are made alike.
+        k: Which neighbour, from 1 to m; the last one where the bank is smaller.
+
+    Source: Sun et al., ICML 2022, arXiv:2204.06507, section 3.
+    """
+
+    def __init__(self, bank: Float[Tensor, "m t"], labels: Int[Tensor, " m"], k: int = 50) -> None:
+        super().__init__()
+        need_whole(k=k)
+        if k < 1:
+            raise ValueError(f"k={k} must be at least 1: the usual value is 50.")
+        self.k = min(k, len(bank))
+        self.register_buffer("bank", F.normalize(bank.float(), dim=1), persistent=False)
+
+    def forward(self, features: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+        """Distances in [0, 2], high = OOD."""
+        cosines = F.normalize(features.float(), dim=1) @ self.bank.T
+        kth = cosines.topk(self.k, dim=1).values[:, -1]
+        return (2 - 2 * kth).clamp_min(0).sqrt()
+
+
+DISTANCES = {"mahalanobis": TeacherDistance, "knn": TeacherNeighbours}
+
+
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
     need_floats(student=student, teacher=teacher)
     if student.shape != teacher.shape or student.ndim != 2 or student.numel() == 0:

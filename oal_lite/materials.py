@@ -21,7 +21,7 @@ from oal_lite.arguments import need_generator, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, write_tensors
-from oal_lite.images import subset
+from oal_lite.images import LazyImages, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import Autoencoded, Outliers, gaussian_like, halves
@@ -29,7 +29,7 @@ from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
-from oal_lite.train import Views, augmented_copies, draw_views, fit
+from oal_lite.train import FreshViews, Views, augmented_copies, draw_views, fit
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Materials:
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
             lambda: _load_once(
-                p.benchmark, seed=p.data_seed, data_root=p.data_root, **p.benchmark_sizes
+                p.benchmark, seed=p.data_seed, data_root=p.data_root,
+                embedded_far=p.embedded_far, **p.benchmark_sizes
             ),
         )  # fmt: skip
 
@@ -115,12 +116,11 @@ class Materials:
         teacher = Teacher.from_pretrained(
             folder, device=self.device, dtype=self._dtype, download=self.preset.download
         )
-        named = teacher.model.classifier.out_features
-        if named != len(classes):
+        if teacher.n_classes != len(classes):
             raise ValueError(
-                f"teacher {self.preset.teacher} tells {named} classes apart, the benchmark "
-                f"{self.benchmark.name} has {len(classes)}; give one that is fine-tuned on it "
-                "(--teacher, or python -m oal_lite.pretrain teacher)"
+                f"teacher {self.preset.teacher} tells {teacher.n_classes} classes apart, the "
+                f"benchmark {self.benchmark.name} has {len(classes)}; give one that is fine-tuned "
+                "on it (--teacher, or python -m oal_lite.pretrain teacher)"
             )
         return teacher
 
@@ -144,20 +144,32 @@ class Materials:
         return self._timed(
             "teacher views", f"teacher: {n} views of {len(train):,} training images",
             lambda: draw_views(
-                train.images, train.labels, self.teacher, n_views=n, progress=self.bars,
-                generator=generator_for(self.seed, "views"), cache=self._folder,
+                self._on_device(train.images), train.labels, self.teacher, n_views=n,
+                progress=self.bars, generator=generator_for(self.seed, "views"),
+                cache=self._folder,
             ),
         )  # fmt: skip
 
-    def _unseen_views(self) -> Views:
-        """The same views, if need be before the teacher has looked; what it would say is NaN.
+    def _on_device(self, images: Tensor | LazyImages) -> Tensor | LazyImages:
+        """Images where they are augmented: on the GPU, if they are in memory at all."""
+        return images if isinstance(images, LazyImages) else images.to(self.device)
 
-        Cross-entropy alone needs no more, and can so be trained while the teacher looks.
+    def _start_views(self) -> Views:
+        """Views for the start, where the teacher has no say: what it would say is NaN.
+
+        They are those of the arms, perhaps before the teacher has looked, or fresh ones in every
+        epoch (`TrainSettings.fresh_start`).
         """
         train, n = self.benchmark.train, self.preset.train.n_views
-        if "views" in vars(self):
+        if self.preset.train.fresh_start and not isinstance(train.images, LazyImages):
+            generator = generator_for(self.seed, "start views")
+            images = FreshViews(self._on_device(train.images), generator)
+        elif "views" in vars(self):
             return self.views
-        images = augmented_copies(train.images, n, generator_for(self.seed, "views"))
+        else:
+            images = augmented_copies(
+                self._on_device(train.images), n, generator_for(self.seed, "views")
+            )
         unsaid = [torch.full((*images.shape[:2], d), torch.nan)
                   for d in (1, len(self.benchmark.class_names))]  # fmt: skip
         return Views(images, train.labels, *unsaid)
@@ -195,7 +207,7 @@ class Materials:
         def make() -> dict[str, Tensor]:
             student = self.student()
             fit(
-                student, nn.ModuleList([CrossEntropy()]), self._unseen_views(), settings=settings,
+                student, nn.ModuleList([CrossEntropy()]), self._start_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
                 mixed_precision=self.preset.train.mixed_precision,
                 checkpoint=self.checkpoint("start"), progress=self.bars,

@@ -19,10 +19,11 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
+from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, far_sets, generator_for
 from oal_lite.images import ImageFile, read_images
 
 LISTS = "benchmark_imglist"
+N_EMBEDDED = 1000  # images of each embedded far set
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def fingerprint(name: str, data_root: str | Path) -> str:
 def load(
     name: str, data_root: str | Path, *, seed: int = 0, n_train: int | None = None,
     n_val: int | None = None, n_test: int | None = None, n_ood: int | None = None,
-    class_names: Sequence[str] | None = None, memory: int = 2**28,
+    class_names: Sequence[str] | None = None, memory: int = 2**28, embedded_far: bool = False,
 ) -> Benchmark:  # fmt: skip
     """Read an ID data set of OpenOOD v1.5 with its official splits and OOD sets.
 
@@ -163,6 +164,9 @@ def load(
         n_ood: most images of each OOD set.
         class_names: a word for each class; the folders of the training images if None.
         memory: a set above so many bytes is read batch by batch (see `images.read_images`).
+        embedded_far: where no official far set is there, and images have 32 px, take those of the
+            embedded benchmark: 1,000 digits, photographs, stripes and noise images. They are other
+            sets than the official ones, and the averages are not to be compared.
 
     Raises:
         ValueError: for a missing ID list, and everything that `read_list` and `read_image` raise.
@@ -191,6 +195,8 @@ def load(
     validation = f"val_{layout.validation}"
     missing = tuple(s for s in (*layout.near, *layout.far) if s not in near and s not in far)
     missing += () if validation in ood else (validation,)
+    if embedded_far and not far and layout.crop == 32:
+        far = far_sets(n_ood or N_EMBEDDED, seed)
     if missing:
         warnings.warn(
             f"{name}: no images or no list of {', '.join(missing)} in {data_root}; averages leave "

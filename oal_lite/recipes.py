@@ -34,6 +34,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from oal_lite.arguments import need_floats, need_generator, need_integers, need_number
+from oal_lite.distillation import DISTANCES
 from oal_lite.images import check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
@@ -98,7 +99,8 @@ class Arm:
             place of a selection: `"noise"`, Gaussian noise for every outlier, and `"halves"`, two
             halves of ID latents for the latents (see `gaussian_like`, `halves`).
         distil: both distillation terms.
-        distance: distillation of the teacher's distance to the classes into the energy.
+        distance: distillation of a distance of the teacher's into the energy: to the classes
+            (`"mahalanobis"`) or to the nearest ID images (`"knn"`), or None.
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -109,7 +111,7 @@ class Arm:
     question: str
     outliers: str | None = None
     distil: bool = True
-    distance: bool = False
+    distance: str | None = None
     micl: tuple[str, str] | None = None
     exposure: str | None = None
     latent_vector: str = "column_means"
@@ -118,14 +120,16 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),
     "kd": Arm("is it the teacher?"),
-    "kd-distance": Arm("is it what the teacher knows?", distance=True),
+    "kd-distance": Arm("is it what the teacher knows?", distance="mahalanobis"),
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
     "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
     "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
     "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
-    "oal": Arm("how far can latent outliers go?", "farthest", distance=True, exposure="latent"),
+    "oal": Arm(
+        "how far can latent outliers go?", "farthest", distance="mahalanobis", exposure="latent"
+    ),
 }
 
 
@@ -265,7 +269,7 @@ def build_terms(
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
     if arm.distance:
-        terms.append(DistanceKD(weights.kd_distance, *id_features))
+        terms.append(DistanceKD(weights.kd_distance, *id_features, arm.distance))
     if arm.micl:
         terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.exposure == "latent":
@@ -295,6 +299,8 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
         raise ValueError(
             f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
         )
+    if arm.distance is not None and arm.distance not in DISTANCES:
+        raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
     if arm.latent_vector not in LATENT_VECTORS:
         known = ", ".join(LATENT_VECTORS)
         raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")

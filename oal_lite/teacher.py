@@ -36,28 +36,34 @@ class TeacherOutputs:
 class Teacher(nn.Module):
     """A frozen classifier that returns the input of its last linear layer beside its logits.
 
-    The features are caught at the door of `model.classifier`, which every classifier of
-    transformers with a linear head has (ViT, DeiT, Swin, CvT, ...). So they are, by construction,
-    the numbers from which the logits are one matrix product away.
+    The features are caught at the door of the last layer of `model.classifier`, which every
+    classifier of transformers with a linear head has (ViT, DeiT, Swin, CvT, ResNet, ...). So they
+    are, by construction, the numbers from which the logits are one matrix product away.
 
     Args:
-        model: an `AutoModelForImageClassification` with a linear `classifier`.
+        model: an `AutoModelForImageClassification` whose `classifier` is, or ends in, a linear
+            layer.
 
     Raises:
-        ValueError: if the model has no linear `classifier`.
+        ValueError: if the model has no such `classifier`.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        if not isinstance(getattr(model, "classifier", None), nn.Linear):
+        head = getattr(model, "classifier", None)
+        if isinstance(head, nn.Sequential) and len(head):  # ResNet's flattens first
+            head = head[-1]
+        if not isinstance(head, nn.Linear):
             raise ValueError(
                 f"{type(model).__name__} has no linear layer named 'classifier'; use an image "
                 "classifier of transformers that has one, for example ViTForImageClassification"
             )
         self.model = model.eval().requires_grad_(False)
-        self.feature_dim = model.classifier.in_features
+        # Not as modules: they are the model's, and its state dict shall name them once.
+        self._head = (head,)
+        self.feature_dim, self.n_classes = head.in_features, head.out_features
         self._caught: Tensor | None = None
-        model.classifier.register_forward_pre_hook(self._catch)
+        head.register_forward_pre_hook(self._catch)
 
     def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._caught = inputs[0]
@@ -88,7 +94,14 @@ class Teacher(nn.Module):
             model = AutoModelForImageClassification.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
+        if torch.device(device).type == "cuda":  # there, convolutions are made for this order
+            model.to(memory_format=torch.channels_last)
         return cls(model.to(device))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, from features to logits."""
+        return self._head[0]
 
     @property
     def image_size(self) -> int:
@@ -96,36 +109,42 @@ class Teacher(nn.Module):
         size = getattr(self.model.config, "image_size", None)
         return size if isinstance(size, int) else 0
 
+    def prepared(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+        """Images in [-1, 1] at the size that the model was built for (bilinear, antialiased)."""
+        if not self.image_size or x.shape[-1] == self.image_size:
+            return x
+        return F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+
     @torch.no_grad()
     def forward(
         self,
         images: UInt8[Tensor, "n 3 h w"] | LazyImages,
         *,
-        batch_size: int = 250,
+        batch_size: int | None = None,
         progress: bool = False,
     ) -> TeacherOutputs:
         """Features and logits of all images, in batches, on the CPU.
 
         Args:
             images: 8-bit RGB of any size; resized (bilinear, antialiased) where the model asks.
-            batch_size: images at a time; it does not change the result.
+            batch_size: images at a time; it does not change the result. If None, 250 on a CPU
+                and 1,000 on a GPU.
             progress: show a bar.
         """
         check_images(images)
+        device, dtype = self.head.weight.device, self.head.weight.dtype
+        if batch_size is None:
+            batch_size = 250 if device.type == "cpu" else 1000
         need_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1")
-        device, dtype = self.model.classifier.weight.device, self.model.classifier.weight.dtype
         batches: Iterator[Tensor] = iter(images.split(batch_size))
         if progress:
             total = -(-len(images) // batch_size)
             batches = tqdm(batches, desc="teacher features", total=total, leave=False)
         features, logits = [], []
         for batch in batches:
-            x = to_float(batch.to(device))
-            if self.image_size and x.shape[-1] != self.image_size:
-                x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
-            x = x.to(dtype)
+            x = self.prepared(to_float(batch.to(device))).to(dtype)
             logits.append(self.model(pixel_values=x).logits.float().cpu())
             features.append(self._caught.float().cpu())
         self._caught = None
@@ -138,7 +157,7 @@ class Teacher(nn.Module):
         Raises:
             ValueError: for features of another width or type, and for NaN.
         """
-        head = self.model.classifier
+        head = self.head
         need_floats(features=features)
         need_finite(features=features)
         if features.ndim < 1 or features.shape[-1] != head.in_features:

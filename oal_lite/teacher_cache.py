@@ -48,7 +48,7 @@ def view_key(
         weights.update(name.encode())
         weights.update(_bytes(tensor.detach().cpu()))
     return {
-        "images": hashlib.sha256(_bytes(images)).hexdigest(),
+        "images": hashlib.sha256(_bytes(images.cpu())).hexdigest(),
         "shape": [n_views, len(images), teacher.feature_dim],
         "generator": hashlib.sha256(_bytes(generator.get_state())).hexdigest(),
         "teacher": weights.hexdigest(),

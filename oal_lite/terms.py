@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from oal_lite.distillation import (
+    DISTANCES,
     FeatureAdapter,
-    TeacherDistance,
     distance_kd,
     feature_kd,
     logit_kd,
@@ -104,11 +104,15 @@ class DistanceKD(Term):
         weight: of the term.
         id_features: the teacher's features of ID training images, (n, t).
         labels: of the images, (n,).
+        kind: of distance, a key of `distillation.DISTANCES`.
     """
 
-    def __init__(self, weight: float, id_features: Float[Tensor, "n t"], labels: Int[Tensor, " n"]):
+    def __init__(
+        self, weight: float, id_features: Float[Tensor, "n t"], labels: Int[Tensor, " n"],
+        kind: str = "mahalanobis",
+    ):  # fmt: skip
         super().__init__("distil distance", weight)
-        self.distance = TeacherDistance(id_features, labels)
+        self.distance = DISTANCES[kind](id_features, labels)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""

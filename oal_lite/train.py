@@ -60,21 +60,50 @@ class LazyViews:
     def __getitem__(self, index: tuple[Tensor, Tensor]) -> UInt8[Tensor, "b 3 h w"]:
         """Read view `index[0]` of image `index[1]`."""
         view, pick = index
-        return self._flat[view * self.shape[1] + pick]
+        return self._flat[(view * self.shape[1] + pick).cpu()]
 
     def flatten(self, start: int = 0, end: int = 1) -> LazyImages:
         """All views in one row, still unread; the only flattening that there is."""
         return self._flat
 
 
+class FreshViews:
+    """One view that is another at every look: each image is flipped and shifted when asked for.
+
+    For losses that do not ask the teacher, which cannot have looked at such a view before.
+    """
+
+    def __init__(
+        self, images: UInt8[Tensor, "n 3 h w"], generator: torch.Generator, *, padding: int = 4
+    ):
+        self.images, self.generator, self._padding = images, generator, padding
+        self.shape = torch.Size((1, *images.shape))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: tuple[Tensor, Tensor]) -> UInt8[Tensor, "b 3 h w"]:
+        """Augment the images `index[1]`."""
+        return augment(self.images[index[1]], self.generator, padding=self._padding)
+
+    def to(self, device: torch.device) -> "FreshViews":
+        """The same on another device."""
+        return FreshViews(self.images.to(device), self.generator, padding=self._padding)
+
+
 @dataclass(frozen=True)
 class Views:
     """V augmented copies of n training images, with the teacher's outputs for each copy."""
 
-    images: UInt8[Tensor, "v n 3 h w"] | LazyViews
+    images: UInt8[Tensor, "v n 3 h w"] | LazyViews | FreshViews
     labels: Int[Tensor, " n"]
     teacher_features: Float[Tensor, "v n d"]
     teacher_logits: Float[Tensor, "v n k"]
+
+    def to(self, device: torch.device) -> "Views":
+        """The same on another device; lazy images stay where they are read."""
+        moved = {k: v if isinstance(v, LazyViews) else v.to(device) for k, v in vars(self).items()}
+        return Views(**moved)
 
 
 def augment(
@@ -100,14 +129,15 @@ def _moves(n: int, padding: int, generator: torch.Generator) -> tuple[Tensor, Te
 
 def _moved(images: Tensor, flip: Tensor, shift: Tensor, padding: int) -> Tensor:
     n, _, h, w = images.shape
-    images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)
+    device = images.device
+    images = torch.where(flip.to(device).view(n, 1, 1, 1), images.flip(-1), images)
     # reflect padding is not defined on bytes; 8-bit values are exact in float
     padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
-    top, left = shift
-    rows = (top[:, None] + torch.arange(h))[:, None, :, None]
-    columns = (left[:, None] + torch.arange(w))[:, None, None, :]
-    index = torch.arange(n).view(n, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1)
-    return padded[*index, rows, columns]
+    top, left = shift.to(device)
+    rows = (top[:, None] + torch.arange(h, device=device))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(w, device=device))[:, None, None, :]
+    channels = torch.arange(3, device=device).view(1, 3, 1, 1)
+    return padded[torch.arange(n, device=device).view(n, 1, 1, 1), channels, rows, columns]
 
 
 def augmented_copies(
@@ -297,6 +327,7 @@ def fit(
     side = student.entry_size(views.images.shape[-1])
     student.to(device, memory_format=torch.channels_last)
     terms.to(device)
+    views = views.to(device)  # once: a copy at every step would hold up a GPU
     optimizer = _optimizer(student, list(terms), settings)
     steps = settings.epochs * (n // size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -315,6 +346,8 @@ def fit(
     }
     parts = {"student": accelerator.unwrap_model(student), "terms": terms, "optimizer": optimizer,
              "schedule": schedule, "generator": generator, **own}  # fmt: skip
+    if isinstance(views.images, FreshViews):
+        parts["views"] = views.images.generator
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
     keeper = Keeper(checkpoint, parts, {
@@ -331,8 +364,9 @@ def fit(
     for epoch in bar:
         totals, correct = dict.fromkeys((t.name for t in terms), 0.0), 0.0
         order = torch.randperm(n, generator=generator)[: n // size * size].view(-1, size)
-        for pick in order:
+        for pick in order.to(views.labels.device):
             view = torch.randint(len(views.images), (size,), generator=generator)
+            view = view.to(pick.device)
             asked = {t.name: t.extra_images(size, generator) for t in terms}
             images = {name: x for name, x in asked.items() if x is not None}
             with accelerator.autocast():
@@ -350,11 +384,11 @@ def fit(
             logits, *more_logits = logits.split(sizes)
             features, *more_features = features.split(sizes)
             step = Step(
-                labels=views.labels[pick].to(device),
+                labels=views.labels[pick],
                 logits=logits.float(),
                 features=features.float(),
-                teacher_features=views.teacher_features[view, pick].float().to(device),
-                teacher_logits=views.teacher_logits[view, pick].to(device),
+                teacher_features=views.teacher_features[view, pick].float(),
+                teacher_logits=views.teacher_logits[view, pick],
                 generator=generator,
                 extra=dict(zip(extras, zip(more_logits, more_features, strict=True), strict=True)),
             )
@@ -388,7 +422,8 @@ def fit(
             keeper.save({"epochs": epoch + 1, "history": asdict(history)})
         if on_epoch is not None:
             on_epoch(history)
-    student.eval()
+    # Scores are taken in full precision: in bfloat16 a logit has two or three digits.
+    accelerator.unwrap_model(student, keep_fp32_wrapper=False).eval()
     return history
 
 
@@ -425,7 +460,7 @@ def _check_views(views: Views, val: tuple[Tensor | LazyImages, Tensor] | None) -
         raise ValueError(
             f"views have shape {shape}; expected (views, images, 3, h, w), one or more"
         )
-    if not isinstance(views.images, LazyViews):
+    if isinstance(views.images, Tensor):
         check_images(views.images.flatten(0, 1), "views", least=0)
     parts = [views.teacher_features, views.teacher_logits]
     found = [tuple(views.labels.shape), *(tuple(p.shape[:2]) for p in parts)]

@@ -22,9 +22,10 @@ def _edges(x: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-def _seen(model: nn.Module, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+def _seen(judge: Teacher, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
     """What the teacher's stages see in images: their feature maps, each pixel of unit length."""
-    return [F.normalize(h, dim=1) for h in model(x, output_hidden_states=True).hidden_states]
+    maps = judge.model(judge.prepared(x), output_hidden_states=True).hidden_states
+    return [F.normalize(h.float(), dim=1) for h in maps]
 
 
 def train_vae(
@@ -42,7 +43,7 @@ def train_vae(
     started = time.perf_counter()
     source = source or source_for("shapes", settings)
     data = source.images
-    judge = Teacher.from_pretrained(out / "teacher", device=device).model
+    judge = Teacher.from_pretrained(out / "teacher", device=device)
     torch.manual_seed(settings.seed)
     vae = build_vae(settings.vae_width).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=settings.vae_lr)
@@ -52,19 +53,21 @@ def train_vae(
     keeper = Keeper(loop.unfinished(out, "autoencoder"), parts, loop.belongs_to(settings, source))
     saved = keeper.restore() or {"steps": 0, "squared error": None}
     squared_error = saved["squared error"]
+    images = data.images.to(device)
     bar = tqdm(range(saved["steps"], settings.vae_steps), desc="autoencoder")
     for step in bar:
         pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
-        x = to_float(data.images[pick].to(device))
-        posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample(generator=generator)).sample
+        x = to_float(images[pick.to(device)])
+        with loop.half(device):
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample(generator=generator)).sample.float()
+            with torch.no_grad():
+                wanted = _seen(judge, x)
+            shown = _seen(judge, y)
         pixels = F.mse_loss(y, x)
         outline = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
-        with torch.no_grad():
-            wanted = _seen(judge, x)
-        pairs = zip(_seen(judge, y), wanted, strict=True)
-        seen = sum(F.mse_loss(a, b) * a.shape[1] for a, b in pairs)
-        kl = posterior.kl().mean() / x[0].numel()
+        seen = sum(F.mse_loss(a, b) * a.shape[1] for a, b in zip(shown, wanted, strict=True))
+        kl = posterior.kl().float().mean() / x[0].numel()
         loss = pixels + outline / 8 + settings.vae_perceptual * seen + settings.vae_kl * kl
         optimizer.zero_grad()
         loss.backward()

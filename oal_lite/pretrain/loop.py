@@ -23,6 +23,12 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sched
     )
 
 
+def half(device: str) -> torch.autocast:
+    """A context of bfloat16 arithmetic on a GPU; on a CPU it changes nothing."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+
 def unfinished(out: Path, part: str) -> Path:
     """Where an unfinished training keeps its state, to go on from after an interruption."""
     return out / f"unfinished-{part}.safetensors"

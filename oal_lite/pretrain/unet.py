@@ -93,14 +93,15 @@ def train_unet(
     schedule = loop.cosine(optimizer, settings.unet_steps)
     alphas = pipeline.scheduler.alphas_cumprod.to(device)
     all_labels = data.labels.to(device)
-    rows = torch.arange(settings.batch_size, device=device)
+    n = settings.unet_batch_size
+    rows = torch.arange(n, device=device)
     generator = generator_for(settings.seed, "unet batches")
-    n = settings.batch_size
     parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
              "generator": generator}  # fmt: skip
     keeper = Keeper(loop.unfinished(out, "unet"), parts, loop.belongs_to(settings, source))
     saved = keeper.restore() or {"steps": 0, "loss": None}
-    running = saved["loss"]
+    # a tensor, as asking a GPU for a number at each step would stall it
+    running = None if saved["loss"] is None else torch.tensor(saved["loss"], device=device)
     bar = tqdm(range(saved["steps"], settings.unet_steps), desc="diffusion")
     for step in bar:
         pick = torch.randint(len(data), (n,), generator=generator).to(device)
@@ -114,7 +115,7 @@ def train_unet(
         silent = chance[:, 1] < settings.p_no_prompt
         tokens = torch.where(silent[:, None], empty, tokens)
         vectors = torch.where(silent[:, None], table[tokens[rows, positions]], vectors)
-        with swapped_word(text_encoder, positions, vectors):
+        with swapped_word(text_encoder, positions, vectors), loop.half(device):
             context = text_encoder(tokens)[0]
 
         # Mostly the middle noise levels, where the outline is decided; a uniform draw would spend
@@ -124,7 +125,9 @@ def train_unet(
         a, s = alphas[t].sqrt().view(n, 1, 1, 1), (1 - alphas[t]).sqrt().view(n, 1, 1, 1)
         x = latents[pick]
         e = torch.randn(x.shape, generator=generator).to(device)
-        loss = F.mse_loss(unet(a * x + s * e, t, context).sample, a * e - s * x)
+        with loop.half(device):
+            v = unet(a * x + s * e, t, context).sample
+        loss = F.mse_loss(v.float(), a * e - s * x)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
@@ -133,15 +136,16 @@ def train_unet(
         average.update_parameters(both)
         if (step + 1) % 1000 == 0 or step + 1 == settings.unet_steps:
             _save_half(pipeline, average.module, out / "pipeline")
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        now = loss.detach()
+        running = now if running is None else 0.99 * running + 0.01 * now
         if (step + 1) % loop.KEEP_EVERY == 0 or step + 1 == settings.unet_steps:
-            keeper.save({"steps": step + 1, "loss": running})
+            keeper.save({"steps": step + 1, "loss": running.item()})
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{running:.4f}")
+            bar.set_postfix(loss=f"{running.item():.4f}")
     return {
-        "loss": running,
+        "loss": running.item(),
         "seconds": round(time.perf_counter() - started),
-        **recognised(out, Teacher.from_pretrained(out / "teacher"), source),
+        **recognised(out, teacher, source),
     }
 
 
@@ -158,10 +162,12 @@ def recognised(
 ) -> dict:
     """Share of samples from plain prompts that classifiers of real images name as they were asked.
 
+    The pipeline runs where the teacher is.
+
     The judges are the teacher and, of shapes, a ResNet-18 trained on the benchmark with
     cross-entropy alone, which has no part in the diffusion model.
     """
-    pipeline = load_pipeline(folder / "pipeline")
+    pipeline = load_pipeline(folder / "pipeline", device=teacher.head.weight.device)
     names = source.class_names
     words = word_embeddings(pipeline, names).repeat_interleave(each, 0)
     latents = synthesise(pipeline, words, names, steps=20, guidance=guidance)
