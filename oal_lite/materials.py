@@ -209,7 +209,7 @@ class Materials:
             fit(
                 student, nn.ModuleList([CrossEntropy()]), self._start_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
-                mixed_precision=self.preset.train.mixed_precision,
+                mixed_precision=settings.mixed_precision, fuse=settings.fuse != "no",
                 checkpoint=self.checkpoint("start"), progress=self.bars,
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
@@ -350,7 +350,7 @@ class Materials:
             ),
         )  # fmt: skip
         # MICL reads the vectors at the length at which they entered the prompt.
-        lengths = word_embeddings(self.pipeline, names).norm(dim=1)
+        lengths = word_embeddings(self.pipeline, names).float().norm(dim=1).cpu()
         return Outliers(vectors * lengths[classes, None], classes, latents, classes[picks], images)
 
     def _as_tokens(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

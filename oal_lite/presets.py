@@ -57,7 +57,8 @@ class TrainSettings:
     mixed_precision: str = "no"  # "half": bf16 or fp16 where there is a GPU
     n_views: int = 4  # augmented copies drawn before training; the teacher sees the same ones
     fresh_start: bool = False  # the start, which asks no teacher, augments anew at every step
-    compile: bool = False  # let torch.compile fuse the student's layers, where there is a GPU
+    fuse: str = "no"  # "start" or "all" trainings let torch.compile fuse layers, on a GPU only
+    keep_every: int = 1  # epochs after which an unfinished training is kept
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ CIFAR10_SCRATCH = Preset(
         mixed_precision="half",
         n_views=10,
         fresh_start=True,
+        fuse="start",
+        keep_every=20,
     ),
 )
 # For two CPU cores and no model from outside: a fifth of the images, a narrow student, and the

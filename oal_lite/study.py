@@ -120,7 +120,8 @@ def _train_one(
     history = fit(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
         val=(benchmark.val.images, benchmark.val.labels), device=device, progress=materials.bars,
-        mixed_precision=preset.train.mixed_precision, checkpoint=materials.checkpoint(arm_name),
+        mixed_precision=preset.train.mixed_precision, fuse=preset.train.fuse == "all",
+        checkpoint=materials.checkpoint(arm_name),
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
