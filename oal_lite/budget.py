@@ -5,11 +5,13 @@ those of ViT-B/16 and Stable Diffusion v1 once and for all, in `costs.COUNTED`. 
 estimate, FLOPs over a stated share of the device's peak; they are not a measurement.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from oal_lite import openood, weights
+from oal_lite.arguments import need_whole
 from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset
 from oal_lite.students import ResNet18
@@ -24,7 +26,14 @@ N_IMAGES = {  # OpenOOD v1.5: train, and all that is scored
 
 
 def student_flop(preset: Preset, size: int, n_classes: int) -> tuple[float, float]:
-    """FLOP of one image through the student: forward, and forward with backward."""
+    """FLOP of one image through the student: forward, and forward with backward.
+
+    Raises:
+        ValueError: for an image side or a number of classes below one.
+    """
+    need_whole(size=size)
+    if size < 1:
+        raise ValueError(f"size={size}; expected an image side of at least 1 pixel")
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -40,9 +49,19 @@ def student_flop(preset: Preset, size: int, n_classes: int) -> tuple[float, floa
 
 
 def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
-    """FLOP of every stage of a run on one of OpenOOD's data sets."""
+    """FLOP of every stage of a run on one of OpenOOD's data sets.
+
+    Raises:
+        ValueError: for a preset of another benchmark, no arm or an unknown one, or no seed.
+    """
     from oal_lite.recipes import get_arm
 
+    _check(preset, arms, seeds)
+    if preset.benchmark not in openood.LAYOUTS:
+        raise ValueError(
+            f"benchmark {preset.benchmark!r} is not counted; choose a preset of one of "
+            f"{', '.join(openood.LAYOUTS)}"
+        )
     layout = openood.LAYOUTS[preset.benchmark]
     n_train, n_scored = N_IMAGES[preset.benchmark]
     n_train = min(n_train, preset.benchmark_sizes.get("n_train", n_train))
@@ -79,11 +98,12 @@ def _paper_size(model: str) -> bool:
 def describe(
     preset: Preset, arms: list[str], *, seeds: int = 1, data_root: str | Path | None = None
 ) -> str:
-    """The dry run's text: data, downloads, disk, FLOPs by stage, estimated minutes."""
-    from oal_lite.recipes import get_arm
+    """The dry run's text: data, downloads, disk, FLOPs by stage, estimated minutes.
 
-    for arm in arms:
-        get_arm(arm)
+    Raises:
+        ValueError: for what is no preset, no arm or an unknown one, no seed, or no data folder.
+    """
+    _check(preset, arms, seeds)
     lines = [f"Dry run: preset {preset.name}, arms {', '.join(arms)}, {seeds} seed(s)."]
     lines += _data(preset, data_root) + _models(preset)
     if preset.benchmark not in openood.LAYOUTS:
@@ -100,6 +120,20 @@ def describe(
         f"  {name:6} {total / (UTILISATION * peak) / 60:10.1f}" for name, peak in PEAK.items()
     ]
     return "\n".join(lines)
+
+
+def _check(preset: Preset, arms: list[str], seeds: int) -> None:
+    from oal_lite.recipes import get_arm
+
+    if not isinstance(preset, Preset):
+        raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('cifar10')")
+    if isinstance(arms, str) or not isinstance(arms, Sequence) or not arms:
+        raise ValueError(f"arms={arms!r}; expected one or more names, as ['ce', 'kd']")
+    for arm in arms:
+        get_arm(arm)
+    need_whole(seeds=seeds)
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}; expected at least 1")
 
 
 def _data(preset: Preset, data_root: str | Path | None) -> list[str]:

@@ -6,6 +6,8 @@ ResNet-18 and ViT-B/16 at 224 px, the UNet and the decoder of Stable Diffusion v
 
 from dataclasses import dataclass
 
+from oal_lite.arguments import need_number
+
 GIGA = 1e9
 COUNTED = {
     "ViT-B/16, one image": 35.1 * GIGA,
@@ -44,11 +46,16 @@ def cost(plan: Plan) -> dict[str, float]:
     """FLOP of each stage of a plan: teacher, student, diffusion, decoding.
 
     Raises:
-        ValueError: if a number of the plan is negative.
+        ValueError: for what is no plan, or a number of it that is negative, NaN or infinite.
     """
-    numbers = (plan.n_train, plan.epochs, plan.n_latents, plan.steps, plan.n_views)
-    if min(numbers) < 0:
-        raise ValueError(f"{plan}: expected numbers of at least 0")
+    if not isinstance(plan, Plan):
+        raise ValueError(f"plan={plan!r}; expected a Plan, such as Plan(epochs=20)")
+    names = ("n_train", "epochs", "n_latents", "steps", "n_views")
+    numbers = {name: getattr(plan, name) for name in names}
+    need_number(**numbers)
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(f"{name}={value}; expected a number of at least 0")
     looks = plan.n_views or plan.epochs
     return {
         "teacher": plan.n_train * looks * COUNTED["ViT-B/16, one image"],
@@ -62,8 +69,9 @@ def hours(plan: Plan, tera_per_second: float) -> float:
     """Hours on a device that sustains so many TFLOP a second on this work.
 
     Raises:
-        ValueError: if the speed is not above 0.
+        ValueError: if the speed is not above 0, or infinite.
     """
+    need_number(tera_per_second=tera_per_second)
     if not tera_per_second > 0:
         raise ValueError(f"tera_per_second={tera_per_second}: expected a speed above 0")
     return sum(cost(plan).values()) / (tera_per_second * 1e12) / 3600

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         OSError: if the file cannot be written (a full disk, for example), with the way out.
     """
     make_folder(path.parent)
-    if path.exists() and not path.is_file():
+    if _no_plain_file(path):
         raise OSError(f"cannot write {path}: it is no plain file; choose another name")
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -59,6 +60,14 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
             place = folder / file.relative_to(temporary)
             make_folder(place.parent)
             os.replace(file, place)
+
+
+def _no_plain_file(path: Path) -> bool:
+    """Whether something else stands there; asked once, as another run may delete it meanwhile."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # not there, or a name that no file system takes
+        return False
 
 
 def _sweep(path: Path) -> None:
@@ -171,7 +180,7 @@ def read_tensors_and_header(path: Path) -> tuple[dict, dict[str, str]]:
     """The same, with the words; raises as `read_tensors`."""
     from safetensors import safe_open
 
-    if path.exists() and not path.is_file():
+    if _no_plain_file(path):
         raise ValueError(f"{path} is damaged (it is no plain file); delete it to make it anew")
     try:
         with safe_open(str(path), framework="pt") as file:

@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from oal_lite.arguments import need_whole
 from oal_lite.files import write_atomically
+from oal_lite.images import check_images
 from oal_lite.metrics import PairedTest, detection_metrics, roc_points
 from oal_lite.presets import smoke
 
@@ -34,11 +37,46 @@ def _axes(ax: Axes | None) -> Axes:
     return ax if ax is not None else plt.subplots(layout="constrained")[1]
 
 
+def _need_some(value: object, name: str, expected: str) -> None:
+    """Refuse what is no mapping, and an empty one."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} are a {type(value).__name__}; expected {expected}")
+    if not value:
+        raise ValueError(f"{name} are empty, and there is nothing to draw; expected {expected}")
+
+
+def _finite(values: object, name: str) -> np.ndarray:
+    """Numbers as a vector, or a sentence on why they are none."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} are a {type(values).__name__} of what are no numbers; expected a tensor"
+        ) from None
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError(
+            f"{name}, of shape {array.shape}, are empty, no vector, or hold NaN or infinity; leave "
+            "the group out, or find what produced them"
+        )
+    return array
+
+
 def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
-    """Write a figure to `path` through a temporary file, so that no half picture is left."""
+    """Write a figure to `path` through a temporary file, so that no half picture is left.
+
+    Raises:
+        ValueError: for what is no figure, or an ending of the name that is no format of pictures.
+        OSError: if the file cannot be written.
+    """
     path = Path(path)
+    if not isinstance(figure, Figure):
+        raise ValueError(f"figure is a {type(figure).__name__}; expected a figure, as ax.figure")
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{path} ends in none of {', '.join(kinds)}; name it *.png, for example")
     write_atomically(
-        path, lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:], bbox_inches="tight")
+        path,
+        lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:].lower(), bbox_inches="tight"),
     )
     return path
 
@@ -60,10 +98,21 @@ def image_grid(
     images: UInt8[Tensor, "n 3 h w"], *, columns: int = 10, ax: Axes | None = None,
     titles: Sequence[str] | None = None, gap: int = 2,
 ) -> Axes:  # fmt: skip
-    """Images side by side in rows of `columns`; optional titles name the rows."""
-    ax = _axes(ax)
+    """Images side by side in rows of `columns`; optional titles name the rows.
+
+    Raises:
+        ValueError: for what are no images, none at all, fewer than one column, a negative gap, or
+            more or fewer titles than rows.
+    """
+    check_images(images)
+    need_whole(columns=columns, gap=gap)
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns={columns}, gap={gap}; expected 1 or more, and 0 or more")
     n, _, h, w = images.shape
     rows = -(-n // columns)
+    if titles is not None and len(titles) not in (0, rows):
+        raise ValueError(f"{len(titles)} titles for {rows} rows of images; expected one for each")
+    ax = _axes(ax)
     sheet = torch.full(
         (rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, dtype=torch.uint8
     )
@@ -86,10 +135,21 @@ def score_histograms(
 
     The threshold is the largest that still flags 95 % of near-OOD; ID images to its right are
     the false alarms that FPR95 counts.
+
+    Raises:
+        ValueError: for no group, a group of another name, one without scores, or NaN among them.
     """
+    _need_some(scores, "scores", "OOD scores by group, as report.grouped_scores gives them")
+    need_whole(bins=bins)
+    if bins < 1:
+        raise ValueError(f"bins={bins}; expected at least 1")
+    if unknown := [k for k in scores if k not in LABELS]:
+        raise ValueError(f"unknown group {unknown[0]!r} of scores; choose from {', '.join(LABELS)}")
+    values = {k: _finite(v, f"scores of {k!r}") for k, v in scores.items()}
     ax = _axes(ax)
-    values = {k: np.asarray(v, dtype=float) for k, v in scores.items()}
     low, high = np.quantile(np.concatenate(list(values.values())), [0.001, 0.999])
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # all alike: a bar of some width
+        low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, bins + 1)
     for group, x in values.items():
         ax.hist(
@@ -110,7 +170,16 @@ def roc(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) 
     """ROC of each named (ID scores, OOD scores); OOD is the positive class.
 
     The horizontal line is TPR = 95 %: FPR95 is where a curve meets it.
+
+    Raises:
+        ValueError: for no curve, what is no pair of scores, or scores that are empty or NaN.
     """
+    _need_some(curves, "curves", "(ID scores, OOD scores) by name")
+    for name, pair in curves.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                f"curve {name!r} is a {type(pair).__name__}; expected (ID scores, OOD scores)"
+            )
     ax = _axes(ax)
     lines = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
     for i, (name, (id_scores, ood_scores)) in enumerate(curves.items()):
@@ -126,7 +195,17 @@ def roc(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) 
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, ax: Axes | None = None) -> Axes:
-    """A results table as a picture."""
+    """A results table as a picture.
+
+    Raises:
+        ValueError: without a row, with fewer than two columns, or a row of another length.
+    """
+    if len(header) < 2 or not len(rows) or any(len(r) != len(header) for r in rows):
+        lengths = ", ".join(map(str, sorted({len(r) for r in rows}))) or "none"
+        raise ValueError(
+            f"a table with {len(header)} headings and {len(rows)} rows of length {lengths}; "
+            "expected two headings or more, one row or more, and a cell for each heading"
+        )
     ax = _axes(ax)
     ax.axis("off")
     drawn = ax.table(
@@ -154,7 +233,17 @@ def differences(
         tests: by name; None, where there is nothing to compare, leaves its row empty.
         unit: what the points are of, for the axis: `"near AUROC − kd"`.
         ax: to draw on.
+
+    Raises:
+        ValueError: for no test at all, or what is none.
     """
+    _need_some(tests, "tests", "results of metrics.paired_test by name")
+    for name, test in tests.items():
+        if not isinstance(test, PairedTest | None):
+            raise ValueError(
+                f"test {name!r} is a {type(test).__name__}; expected a result of "
+                "metrics.paired_test, or None"
+            )
     ax = _axes(ax)
     for row, test in enumerate(tests.values()):
         if test is not None:
@@ -170,9 +259,21 @@ def differences(
 
 
 def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Loss terms (left, unweighted) and ID accuracy (right) over the epochs of one run."""
+    """Loss terms (left, unweighted) and ID accuracy (right) over the epochs of one run.
+
+    Raises:
+        ValueError: for a history without an epoch or a part, or other than two axes.
+    """
     import matplotlib.pyplot as plt
 
+    parts = ("terms", "train_accuracy", "val_accuracy")
+    _need_some(history, "history", "a run's record['history'] or vars() of a History")
+    if lacking := [p for p in parts if p not in history]:
+        raise ValueError(f"the history lacks {', '.join(lacking)}; expected {', '.join(parts)}")
+    if not len(history["terms"]):
+        raise ValueError("the history holds no epoch; draw it after one, or train for one more")
+    if axes is not None and len(axes) != 2:
+        raise ValueError(f"{len(axes)} axes; expected two: for the loss terms and the accuracies")
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")[1]
     epochs = np.arange(1, len(history["terms"]) + 1)

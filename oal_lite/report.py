@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from oal_lite.arguments import need_whole
 from oal_lite.claims import differences
 from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
@@ -28,8 +29,28 @@ COLUMNS: dict[str, Column] = {
 HEADER = ["arm, %", *COLUMNS]
 
 
+def _need_runs(results: Sequence[Run], *, least: int = 1) -> None:
+    """Refuse what are no runs, and fewer than so many."""
+    if isinstance(results, Run) or not isinstance(results, Sequence):
+        raise ValueError(
+            f"results are a {type(results).__name__}; expected several Runs, in a list"
+        )
+    for r in results:
+        if not isinstance(r, Run):
+            raise ValueError(
+                f"results hold a {type(r).__name__}; expected Runs, as study.run gives"
+            )
+    if len(results) < least:
+        raise ValueError("there are no results, so no table; expected Runs, as study.run gives")
+
+
 def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs by arm, in the order in which the arms first appear."""
+    """Group runs by arm, in the order in which the arms first appear.
+
+    Raises:
+        ValueError: for what are no runs.
+    """
+    _need_runs(results, least=0)
     groups: dict[str, list[Run]] = {}
     for r in results:
         groups.setdefault(r.record["arm"], []).append(r)
@@ -37,7 +58,13 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """A mean in percent; from two seeds on with the half-width of its 95 % interval."""
+    """A mean in percent; from two seeds on with the half-width of its 95 % interval.
+
+    Raises:
+        ValueError: for no value at all.
+    """
+    if not len(values):
+        raise ValueError("a cell of the table has no value; expected one for each seed")
     if None in values:  # no set of this group was at hand
         return "–"
     if len(values) == 1:
@@ -76,7 +103,16 @@ def _difference(test: PairedTest | None) -> str:
 
 
 def markdown_table(*lines: Sequence[str]) -> str:
-    """A header and rows as a Markdown table; all columns but the first are right-aligned."""
+    """A header and rows as a Markdown table; all columns but the first are right-aligned.
+
+    Raises:
+        ValueError: without a header, or with a row of another length.
+    """
+    if not lines or not len(lines[0]) or any(len(line) != len(lines[0]) for line in lines):
+        raise ValueError(
+            f"lines of length {', '.join(str(len(line)) for line in lines) or 'none'}; expected a "
+            "header and rows, with a cell for each heading"
+        )
     header, *rest = lines
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -96,7 +132,12 @@ def markdown(results: Sequence[Run], baselines: Sequence[str] = ()) -> str:
 
 
 def caption(results: Sequence[Run]) -> str:
-    """Seeds, machine and convention in one line."""
+    """Seeds, machine and convention in one line.
+
+    Raises:
+        ValueError: for no run.
+    """
+    _need_runs(results)
     seeds = sorted({r.record["seed"] for r in results})
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"]
@@ -186,7 +227,11 @@ def cost(runs: Sequence[Run]) -> dict[str, float]:
     """Mean seconds of every stage that these runs went through, and megabytes of outliers held.
 
     A stage that was read from the disk, or made for another arm of the seed, has no time here.
+
+    Raises:
+        ValueError: for no run.
     """
+    _need_runs(runs)
     stages: dict[str, list[float]] = {}
     for r in runs:
         for stage, seconds in r.record["seconds"].items():
@@ -215,11 +260,17 @@ def _short(record: dict) -> dict:
 def write(
     results: Sequence[Run], materials: Materials, out: str | Path, *, device: str
 ) -> list[Path]:
-    """Write `results.json` and the figures into `out`; returns the files' paths."""
+    """Write `results.json` and the figures into `out`; returns the files' paths.
+
+    Raises:
+        ValueError: for no run, before anything is written.
+        OSError: if `out` cannot be written to.
+    """
     import matplotlib.pyplot as plt
 
     from oal_lite import plots
 
+    _need_runs(results)
     plots.set_theme()
     out, written = Path(out), []
     record = json.dumps(summary(results, device=device), indent=1)
@@ -260,7 +311,15 @@ def write(
 
 
 def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
-    """Scores of one run pooled by group: `id`, `near`, `far`; a group without sets is left out."""
+    """Scores of one run pooled by group: `id`, `near`, `far`; a group without sets is left out.
+
+    Raises:
+        ValueError: for a score that the run does not have.
+    """
+    _need_runs([r])
+    if score not in r.record["metrics"]:
+        known = ", ".join(r.record["metrics"])
+        raise ValueError(f"score {score!r} is not among those of this run; choose from {known}")
     groups = {"id": r.scores[f"{score}/id"]}
     for group in ("near", "far"):
         names = r.record["metrics"][score][group]
@@ -270,7 +329,14 @@ def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
 
 
 def outlier_sheet(materials: Materials, *, columns: int = 9, classes: int = 10):  # noqa: ANN201
-    """Of the first classes: real images, what the word gives, what outliers in its place give."""
+    """Of the first classes: real images, what the word gives, what outliers in its place give.
+
+    Raises:
+        ValueError: for fewer than 5 columns (two real, two of the word, an outlier), or no class.
+    """
+    need_whole(columns=columns, classes=classes)
+    if columns < 5 or classes < 1:
+        raise ValueError(f"columns={columns}, classes={classes}; expected at least 5 and 1")
     import matplotlib.pyplot as plt
 
     from oal_lite import plots

@@ -201,6 +201,7 @@ def run(
                 progress(f"{label}, seed {seed}: read from {record_path}")
                 record = read_record(record_path, RECORD)
                 results.append(Run(record, read_tensors(scores_path)))
+                materials.forget_checkpoint(label)  # killed after the record, it would lie there
                 continue
             if fresh:
                 materials.forget_checkpoint(label)

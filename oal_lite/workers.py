@@ -133,16 +133,27 @@ def _ctrl_c_held_back() -> Iterator[None]:
     """Start processes to which Ctrl-C does not come; to this one it comes a moment later.
 
     A terminal sends Ctrl-C to parent and children alike, and each child would print a traceback.
-    The signal mask is inherited, so a child is safe from its first moment on.
+    The signal mask is inherited, so a child is safe from its first moment on. The mask alone does
+    not save this process from stopping half-way, with a child that waits for its orders: a thread
+    of NumPy's takes the signal instead, and Python hands it to the main thread all the same.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows; there `_begin` does it, if late
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # no other is interrupted
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    if handler is not None:
+        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    before = None
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows; there `_begin` does it, if late
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if heard and callable(handler):
+            handler(signal.SIGINT, None)
 
 
 def _begin() -> None:

@@ -12,9 +12,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import nn
 
-from oal_lite import contrastive_bounds, diffusion_outliers, maps, scores, study, weights
+from oal_lite import (
+    budget,
+    contrastive_bounds,
+    costs,
+    diffusion_outliers,
+    maps,
+    plots,
+    report,
+    scores,
+    study,
+    weights,
+)
 from oal_lite import distillation as distil
 from oal_lite import knn_outliers as knn
 from oal_lite import mutual_information as information
@@ -26,6 +38,7 @@ from oal_lite.presets import LossWeights, TrainSettings, get_preset
 from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
+from oal_lite.study import Run
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
 from oal_lite.train import Views, augment, augmented_copies, draw_views, fit, predict
@@ -85,6 +98,7 @@ def outliers(**changes):
     return replace(OUTLIERS, **changes)
 
 
+HISTORY = {"terms": [{"ce": 1.0}], "train_accuracy": [0.5], "val_accuracy": [0.5]}
 SMALL = {"k": 2, "n_boundary": 2, "n_candidates": 5}
 CASES = {
     # kinds of value that are no tensor, or a tensor of another kind
@@ -279,6 +293,96 @@ CASES = {
     ),
     "a model without a name": (lambda: weights.find(""), "model ''; expected a folder or a hub id"),
     "a model of None": (lambda: weights.find(None), "model None; expected a folder or a hub id"),
+    # pictures
+    "a picture of floats": (lambda: plots.image_grid(IMAGES / 255), "type torch.float32"),
+    "a picture of nothing": (lambda: plots.image_grid(IMAGES[:0]), "images are 0; at least 1"),
+    "no column": (lambda: plots.image_grid(IMAGES, columns=0), "columns=0"),
+    "half a column": (lambda: plots.image_grid(IMAGES, columns=2.5), "columns=2.5; expected a wh"),
+    "a gap below zero": (lambda: plots.image_grid(IMAGES, gap=-1), "gap=-1"),
+    "titles for other rows": (
+        lambda: plots.image_grid(IMAGES, columns=6, titles=["a"]), "1 titles for 2 rows",
+    ),
+    "histograms of nothing": (lambda: plots.score_histograms({}), "scores are empty"),
+    "histograms of a list": (lambda: plots.score_histograms([X[0]]), "scores are a list; expected"),
+    "a histogram of another group": (
+        lambda: plots.score_histograms({"middle": X[0]}), "unknown group 'middle' of scores",
+    ),
+    "a histogram without scores": (
+        lambda: plots.score_histograms({"id": X[0], "near": X[0, :0]}), "scores of 'near', of sha",
+    ),
+    "a histogram of NaN": (lambda: plots.score_histograms({"id": X[0] * NAN}), "or hold NaN"),
+    "a histogram of words": (lambda: plots.score_histograms({"id": ["a"]}), "what are no numbers"),
+    "a histogram of no bin": (lambda: plots.score_histograms({"id": X[0]}, bins=0), "bins=0"),
+    "curves of nothing": (lambda: plots.roc({}), "curves are empty"),
+    "a curve of one part": (lambda: plots.roc({"a": X[0]}), "curve 'a' is a Tensor; expected (ID"),
+    "a curve of NaN": (lambda: plots.roc({"a": (X[0] * NAN, X[1])}), "the first is nan"),
+    "a table of nothing": (lambda: plots.table(["a", "b"], []), "0 rows of length none; expected"),
+    "a table of one column": (lambda: plots.table(["a"], [["1"]]), "with 1 headings and 1 rows"),
+    "a ragged table": (lambda: plots.table(["a", "b"], [["1"]]), "rows of length 1; expected two"),
+    "differences of nothing": (lambda: plots.differences({}, unit="x"), "tests are empty"),
+    "differences of numbers": (lambda: plots.differences({"a": 0.1}, unit="x"), "test 'a' is a fl"),
+    "curves of no epoch": (
+        lambda: plots.training_curves({"terms": [], "train_accuracy": [], "val_accuracy": []}),
+        "holds no epoch",
+    ),
+    "curves of no history": (lambda: plots.training_curves({}), "history are empty"),
+    "curves of half a history": (
+        lambda: plots.training_curves({"terms": [{"ce": 1.0}]}), "lacks train_accuracy, val_accura",
+    ),
+    "curves on one axis": (lambda: plots.training_curves(HISTORY, axes=[None]), "1 axes; expected"),
+    "a figure of None": (lambda: plots.save(None, "x.png"), "figure is a NoneType; expected a fig"),
+    "a picture without an ending": (lambda: plots.save(Figure(), "x"), "x ends in none of"),
+    "a picture in an unknown format": (lambda: plots.save(Figure(), "x.abc"), "name it *.png"),
+    # reports
+    "a report on nothing": (lambda: report.markdown([]), "there are no results"),
+    "a caption of nothing": (lambda: report.caption([]), "there are no results"),
+    "a summary of nothing": (lambda: report.summary([], device="cpu"), "there are no results"),
+    "a section of nothing": (
+        lambda: report.section([], question="?", baselines=[], device="cpu"), "there are no resu",
+    ),
+    "files of nothing": (lambda: report.write([], None, "x", device="cpu"), "there are no resu"),
+    "the cost of nothing": (lambda: report.cost([]), "there are no results"),
+    "a report on one run": (lambda: report.rows(Run({}, {})), "results are a Run; expected"),
+    "a report on records": (lambda: report.rows([{"arm": "ce"}]), "results hold a dict; expected"),
+    "a cell of nothing": (lambda: report.cell([]), "a cell of the table has no value"),
+    "a table without a header": (lambda: report.markdown_table(), "lines of length none"),
+    "a row of another length": (
+        lambda: report.markdown_table(["a", "b"], ["1"]), "lines of length 2, 1; expected a header",
+    ),
+    "scores of another score": (
+        lambda: report.grouped_scores(Run({"metrics": {"msp": {}}}, {}), "energy"),
+        "score 'energy' is not among those of this run; choose from msp",
+    ),
+    "a sheet without outliers": (
+        lambda: report.outlier_sheet(None, columns=4), "columns=4, classes=10; expected at least 5",
+    ),
+    "a sheet without classes": (lambda: report.outlier_sheet(None, classes=0), "classes=0"),
+    # costs
+    "a plan of NaN": (lambda: costs.cost(costs.Plan(epochs=NAN)), "epochs=nan; expected a finite"),
+    "a plan without end": (lambda: costs.cost(costs.Plan(steps=INF)), "steps=inf; expected a fin"),
+    "a plan in words": (lambda: costs.cost("as released"), "plan='as released'; expected a Plan"),
+    "views below zero": (lambda: costs.cost(costs.Plan(n_views=-1)), "n_views=-1; expected a num"),
+    "a speed of NaN": (lambda: costs.hours(costs.HERE, NAN), "tera_per_second=nan; expected a fin"),
+    "a speed without end": (lambda: costs.hours(costs.HERE, INF), "tera_per_second=inf"),
+    "a budget of no arm": (lambda: budget.describe(get_preset("shapes"), []), "arms=[]; expected"),
+    "a budget of one word": (lambda: budget.describe(get_preset("shapes"), "ce"), "arms='ce'"),
+    "a budget of no preset": (lambda: budget.describe("shapes", ["ce"]), "preset 'shapes'; exp"),
+    "a budget of no seed": (
+        lambda: budget.describe(get_preset("shapes"), ["ce"], seeds=0), "seeds=0; expected at",
+    ),
+    "a budget of half a seed": (
+        lambda: budget.describe(get_preset("shapes"), ["ce"], seeds=1.5), "seeds=1.5",
+    ),
+    "a budget of data that is not there": (
+        lambda: budget.describe(get_preset("cifar10"), ["ce"], data_root="nowhere"),
+        "data_root 'nowhere' is no folder",
+    ),
+    "arithmetic that is not counted": (
+        lambda: budget.flop(get_preset("shapes"), ["ce"], 1), "benchmark 'shapes' is not counted",
+    ),
+    "arithmetic of no pixel": (
+        lambda: budget.student_flop(get_preset("cifar10"), 0, 10), "size=0; expected an image side",
+    ),
     "a prompt of None": (lambda: diffusion_outliers.fill(None, "cat"), "expected two texts"),
 }  # fmt: skip
 

@@ -211,3 +211,26 @@ def test_features_that_another_run_has_just_written_over_are_returned_all_the_sa
     monkeypatch.setattr(teacher_cache, "_read", lambda path, key: None)  # they never fit
     features = cached_features(tmp_path, key, lambda: torch.arange(3.0).view(1, 1, 3))
     assert features.flatten().tolist() == [0, 1, 2]
+
+
+def test_a_file_that_another_run_deletes_meanwhile_is_missing_and_not_damaged(
+    tmp_path, monkeypatch
+):
+    """Two runs in one folder: one ends and deletes the checkpoint that the other asks for."""
+    path, look = tmp_path / "x.safetensors", Path.stat
+    write_tensors(path, {"a": torch.ones(2)})
+
+    def look_and_lose(self, **how):
+        found = look(self, **how)
+        if self == path:
+            path.unlink()
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(FileNotFoundError, match="no file"):
+        patched.setattr(Path, "stat", look_and_lose)
+        read_tensors(path)
+    write_tensors(path, {"a": torch.ones(2)})
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", look_and_lose)
+        write_tensors(path, {"a": torch.zeros(2)})
+    assert read_tensors(path)["a"].sum() == 0

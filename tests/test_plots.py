@@ -1,6 +1,7 @@
 """What a figure shows is what it was given."""
 
 import pytest
+import torch
 
 from oal_lite import plots
 from oal_lite.metrics import paired_test
@@ -19,3 +20,24 @@ def test_differences_are_drawn_in_points_with_their_intervals_and_gaps():
     assert ax.get_xlabel() == "near AUROC − kd, points"
     assert ax.get_ylim() == (2.5, -0.5), "the first row is not at the top"
     plt.close(ax.figure)
+
+
+def test_scores_that_are_all_alike_have_a_bar_of_some_width():
+    import matplotlib.pyplot as plt
+
+    ax = plots.score_histograms({"id": torch.full((5,), 2.0), "near": torch.full((5,), 2.0)})
+    low, high = ax.get_xlim()
+    assert low < 2 < high
+    heights = [p.get_xy()[:, 1].max() for p in ax.patches]
+    assert len(heights) == 2 and all(0 < h < 1000 for h in heights)
+    plt.close(ax.figure)
+
+
+def test_a_refused_picture_leaves_no_empty_figure_behind():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    for draw in (plots.roc, plots.score_histograms, plots.training_curves):
+        with pytest.raises(ValueError, match="are empty"):
+            draw({})
+    assert plt.get_fignums() == before

@@ -1,6 +1,9 @@
 """Several processes: the order of the work, and results that do not depend on it."""
 
 import json
+import signal
+import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,7 +11,14 @@ import torch
 
 from oal_lite import study
 from oal_lite.recipes import ARMS
-from oal_lite.workers import Task, default_workers, one_thread_on_cpu, study_tasks, work
+from oal_lite.workers import (
+    Task,
+    _ctrl_c_held_back,
+    default_workers,
+    one_thread_on_cpu,
+    study_tasks,
+    work,
+)
 
 
 def test_the_results_do_not_depend_on_the_number_of_workers(tiny_preset, tmp_path):
@@ -93,3 +103,37 @@ def test_a_wrong_arm_is_named_before_any_process_starts(tiny_preset, tmp_path):
     with pytest.raises(ValueError, match="unknown arm 'magic'"):
         study.run(replace(tiny_preset), ["magic"], [0], runs=tmp_path, device="cpu", workers=2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_waits_until_a_process_has_started_whichever_thread_hears_it():
+    """NumPy's threads do not block the signal; Python then interrupts the main thread."""
+    before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with _ctrl_c_held_back():
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+            def hear():
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                signal.raise_signal(signal.SIGINT)
+
+            thread = threading.Thread(target=hear)
+            thread.start()
+            thread.join()
+            done.append("the process has its orders")
+    assert done
+    assert before == (signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def test_no_ctrl_c_no_interruption_and_another_thread_may_start_processes():
+    def start():
+        with _ctrl_c_held_back():
+            done.append(1)
+
+    done = []
+    start()
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert done == [1, 1]
