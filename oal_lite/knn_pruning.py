@@ -12,6 +12,7 @@ than T has lost, and nobody asks by how much. Counting is cheap, and single prec
 where its error is bounded and given away. The few who are left are measured in double precision.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,18 +23,23 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-MEMORY = 2**24  # bytes of temporary tensors at a time, on any device; a CPU's cache holds so many
+log = logging.getLogger(__name__)
+
+MEMORY = 2**24  # bytes of temporary tensors at a time: a CPU's cache holds so many
+ON_GPU = 8  # times as many where a call costs more than what it does
 
 
-def rows_at_once(bytes_per_row: int) -> int:
-    """How many rows fit into `MEMORY`; at least one."""
-    return max(1, MEMORY // bytes_per_row)
+def rows_at_once(bytes_per_row: int, device: torch.device) -> int:
+    """How many rows fit into `MEMORY`, or `ON_GPU` times that; at least one."""
+    return max(1, MEMORY * (1 if device.type == "cpu" else ON_GPU) // bytes_per_row)
 
 
-def rounds_at_once(shape: tuple[int, int], n_boundary: int, n_candidates: int) -> int:
+def rounds_at_once(
+    shape: tuple[int, int], n_boundary: int, n_candidates: int, device: torch.device
+) -> int:
     """How many rounds of noise `undefeated` may take together at (n, d) features."""
     n, d = shape
-    return rows_at_once(n_candidates * (4 * d + 4 * n + 64 * n_boundary))
+    return rows_at_once(n_candidates * (4 * d + 4 * n + 64 * n_boundary), device)
 
 
 def contests(values: Shaped[Tensor, "*r b s"], selection: str) -> Shaped[Tensor, "*r x y"]:
@@ -56,7 +62,7 @@ def kth_cosine(
     vectors: Float[Tensor, "m d"], units: Float[Tensor, "n d"], k: int
 ) -> Float[Tensor, "m"]:
     """Cosine between each vector and its k-th nearest unit vector, in blocks of `MEMORY`."""
-    parts = vectors.split(rows_at_once(8 * (units.shape[1] + 2 * len(units))))
+    parts = vectors.split(rows_at_once(8 * (units.shape[1] + 2 * len(units)), units.device))
     kth = torch.cat([kth_largest((v @ units.T).to(v.dtype), k) for v in parts])
     return kth / torch.linalg.vector_norm(vectors, dim=1)
 
@@ -94,7 +100,7 @@ def drifts(
     off = drift[0, :16, :64] - sigma * noise[0, :16].double() @ z[:64].T
     if (off.abs().amax(1) > error / 2).any():
         # Autocast, TF32 or bfloat16 had a hand in it, and the bound does not hold.
-        parts = noise.flatten(0, 1).split(rows_at_once(16 * sum(z.shape)))
+        parts = noise.flatten(0, 1).split(rows_at_once(16 * sum(z.shape), z.device))
         drift = torch.cat([sigma * e.double() @ z.T for e in parts]).float().view_as(drift)
     return drift
 
@@ -152,7 +158,8 @@ def undefeated(
     likely = races.topk(min(s, 2 * keep), largest=False).indices
     runner = _candidate(torch.arange(r * b, device=z.device)[:, None], likely, b, s, selection)
     point, push = runner // s % b, runner // (b * s) * s + runner % s
-    pairs = torch.stack([point.flatten(), push.flatten()]).split(rows_at_once(8 * n), dim=1)
+    pairs = torch.stack([point.flatten(), push.flatten()])
+    pairs = pairs.split(rows_at_once(8 * n, z.device), dim=1)
     tops = torch.cat([kth_largest(single[i] + drift[j], k) for i, j in pairs])
     tops = tops.view_as(likely) + error[push, 0]
     upper = tops / torch.where(tops > 0, low[push, point], high[push, point])
@@ -163,7 +170,8 @@ def undefeated(
     line = mark * torch.where(mark > 0, high, low) + error
     few = fewer_than(k, single, drift, line)
     turn, point, push = few.view(r, s, b).mT.nonzero(as_tuple=True)
-    parts = torch.stack([point, turn * s + push]).split(rows_at_once(16 * (n + d)), dim=1)
+    parts = torch.stack([point, turn * s + push])
+    parts = parts.split(rows_at_once(16 * (n + d), z.device), dim=1)
     distances = torch.cat([_distances(z, points, gram, noise, sigma, k, *part) for part in parts])
     return (turn * b + point) * s + push, distances
 
@@ -222,10 +230,10 @@ def fewer_than(
     """Whether #{j : gram_bj + drift_sj >= line_sb} < k, for every candidate: the one hot loop.
 
     On a CPU by a loop that numba compiles at the first call (about a second, numba's import
-    included), in as many threads as torch has; elsewhere by torch.
+    included), in as many threads as torch has; on a GPU by one of Triton's, where there is Triton.
     """
     if gram.device.type != "cpu":
-        return fewer_than_plain(k, gram, drift, line)
+        return _on_gpu(gram.device)(k, gram, drift, line)
     few = torch.empty(line.shape, dtype=torch.bool)
     count, gram = _compiled(), gram.contiguous().numpy()
     threads = torch.get_num_threads()
@@ -240,7 +248,7 @@ def fewer_than(
 
 def fewer_than_plain(k: int, gram: Tensor, drift: Tensor, line: Tensor) -> Tensor:
     """Do what `fewer_than` does in plain torch: every sum is written down, then counted."""
-    rows = rows_at_once(5 * gram.numel())
+    rows = rows_at_once(5 * gram.numel(), gram.device)
     return torch.cat(
         [
             (gram + p[:, None] >= t[..., None]).sum(-1) < k
@@ -268,3 +276,19 @@ def _compiled() -> Callable:
     from numba import njit
 
     return njit(_fewer_than, nogil=True)
+
+
+@cache
+def _on_gpu(device: torch.device) -> Callable:
+    """The loop that counts on this device: Triton's, or plain torch where that cannot run."""
+    if device.type != "cuda":
+        return fewer_than_plain
+    try:
+        from oal_lite.knn_counting import fewer_than_on_gpu
+
+        one = torch.ones(1, 1, device=device)
+        fewer_than_on_gpu(1, one, one, one)
+    except Exception as error:  # no Triton, no C compiler, or a GPU that it does not know
+        log.warning("Triton cannot be used on %s (%s); plain torch counts instead", device, error)
+        return fewer_than_plain
+    return fewer_than_on_gpu

@@ -174,6 +174,15 @@ def test_fast_equals_plain_without_the_compiled_loop(monkeypatch):
     torch.testing.assert_close(fast.double(), plain, atol=1e-6, rtol=0)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton is tested in test_knn_gpu.py")
+def test_where_triton_cannot_run_plain_torch_counts_and_says_so(caplog):
+    knn_pruning._on_gpu.cache_clear()
+    assert knn_pruning._on_gpu(torch.device("mps")) is knn_pruning.fewer_than_plain
+    assert not caplog.records
+    assert knn_pruning._on_gpu(torch.device("cuda", 0)) is knn_pruning.fewer_than_plain
+    assert "Triton cannot be used on cuda:0" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_outliers_keep_the_dtype(dtype):
     features = class_features(30, 8, dtype=dtype)
