@@ -1,4 +1,4 @@
-"""What the benchmarks divide by: operations counted by hand, and by torch in the modules.
+"""What the benchmarks divide by, operations counted by hand and by torch; and their picture.
 
 Nothing is computed: the modules have shapes and no numbers (torch's meta device).
 """
@@ -72,3 +72,18 @@ def test_unet(flops, monkeypatch):
         one == pytest.approx(flops.UNET, rel=1e-3)
         and flops.UNET == COUNTED["UNet, one sample, one step"]
     )
+
+
+def test_the_picture_of_a_gpu_shows_its_arithmetic(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from picture import draw
+
+    row = {"rate": 150.2, "unit": "samples", "tflops": 120.6}
+    ratio = {"ratio": 33.0, "ratio_range": [30, 35], "target": 30}
+    machine = {"device": "NVIDIA H100 80GB HBM3", "peak": 989, "torch": "2.11", "threads": 16,
+               "machine": "x86_64", "date": "today"}  # fmt: skip
+    found = {"machine": machine, "ratios": {"k-NN": ratio}, "scaling": {}}
+    figure = draw(found | {"throughput": {"UNet": row}})
+    words = [text.get_text() for text in figure.axes[1].texts]
+    assert words == ["150 samples/s"] and "H100" in figure.get_suptitle()
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [120.6]

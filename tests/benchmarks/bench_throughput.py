@@ -21,7 +21,7 @@ def bench_what_the_card_gives(keep_rate, device, tiny):
 @pytest.mark.parametrize("batch", [128, 512])
 @pytest.mark.parametrize("precision", TYPES)
 def bench_student_at_32_px(keep_rate, device, tiny, precision, batch):
-    batch, width = (batch // 64, 4) if tiny else (batch, 64)
+    batch, width = (batch // 16, 16) if tiny else (batch, 64)
     g = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, 3, 32, 32), generator=g, dtype=torch.uint8)
     features, logits = torch.randn(batch, 768, generator=g), torch.randn(batch, 10, generator=g)

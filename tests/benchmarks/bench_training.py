@@ -6,9 +6,8 @@ import statistics
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import add_rate
 from flops import RESNET18_STEP, VIT_B16
-from measure import peak_memory, scaling, timed
+from measure import add_rate, peak_memory, scaling, timed
 
 from oal_lite.__main__ import DEFAULT_ARMS
 from oal_lite.presets import PRESETS

@@ -44,14 +44,14 @@ def tiny(request):
     return request.config.getoption("--tiny")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # before what loads a model
 def on_cpu(device):
     """For what measures a process, a CPU, or models too small for a GPU."""
     if device.type != "cpu":
         pytest.skip("the same whatever the GPU, or too small to fill one: measured on a CPU")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # before what loads a model
 def on_gpu(device, tiny):
     """For what takes minutes on a CPU."""
     if device.type == "cpu" and not tiny:
@@ -126,7 +126,7 @@ def keep_ratio(findings, benchmark, device):
 @pytest.fixture
 def keep_rate(findings, device):
     """Time a call, and keep how many samples it does a second, beside what was counted."""
-    from measure import peak_memory, seconds_of
+    from measure import add_rate, peak_memory, seconds_of
 
     def keep(name, call, *, batch, flop, unit="images", seconds=0.6):
         """The call works on `batch` samples, and each takes so many floating-point operations."""
@@ -135,15 +135,6 @@ def keep_rate(findings, device):
         add_rate(findings, name, batch / took, flop, unit=unit, batch=batch, memory=memory)
 
     return keep
-
-
-def add_rate(findings, name, rate, flop, *, unit="images", batch, memory):
-    """A line of the table: samples a second, the arithmetic of each, its share of the peak."""
-    peak, done = findings["machine"].get("peak"), rate * flop / 1e12
-    findings["throughput"][name] = {
-        "rate": rate, "unit": unit, "batch": batch, "flop_each": flop, "tflops": done,
-        "share_of_peak": done / peak if peak else None, "peak_memory_gb": memory,
-    }  # fmt: skip
 
 
 def pytest_terminal_summary(terminalreporter):

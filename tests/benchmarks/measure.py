@@ -67,6 +67,15 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
     return torch.cuda.max_memory_allocated() / 1e9
 
 
+def add_rate(findings, name, rate, flop, *, unit="images", batch, memory):
+    """A line of the table: samples a second, the arithmetic of each, its share of the peak."""
+    peak, done = findings["machine"].get("peak"), rate * flop / 1e12
+    findings["throughput"][name] = {
+        "rate": rate, "unit": unit, "batch": batch, "flop_each": flop, "tflops": done,
+        "share_of_peak": done / peak if peak else None, "peak_memory_gb": memory,
+    }  # fmt: skip
+
+
 def scaling(sizes: Sequence[int], prepare: Callable[[int], Callable], *, repeats: int = 3) -> dict:
     """Median seconds at each size, and the exponent e of seconds ~ size^e, by least squares.
 
