@@ -20,7 +20,8 @@ test: .venv/test.stamp
 	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks
 
 # Apart from the tests, whose run-time checks of shapes would be timed with the rest.
-BENCH := -o python_files='bench_*.py' -o python_functions='bench_*' --confcutdir=tests/benchmarks
+# A warning of another version of a library is no error here.
+BENCH := -o python_files='bench_*.py' -o python_functions='bench_*' --confcutdir=tests/benchmarks -W default
 bench: .venv/test.stamp
 	$(BIN)/python -m pytest $(BENCH) -q tests/benchmarks $(ARGS)
 

@@ -20,6 +20,7 @@ def tables(figures: Path) -> dict[str, str]:
     """Every table by the name of its marks: arms, paired, claims, ablations, performance."""
     study = json.loads((figures / "study.json").read_text())
     speed = json.loads((figures / "performance.json").read_text())
+    on_gpu = figures / "performance-cuda.json"
     arms, caption, paired, *_ = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
@@ -32,7 +33,8 @@ def tables(figures: Path) -> dict[str, str]:
         "paired": paired,
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
-        "performance": _performance(speed),
+        "performance": _performance(speed)
+        + ("\n\n" + _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else ""),
     }
 
 
@@ -46,22 +48,59 @@ def _ablation(section: Mapping) -> str:
     return f"**{section['question']}** ({seeds} seeds)\n\n" + "\n".join(lines)
 
 
-def _performance(speed: Mapping) -> str:
+def _ratios(speed: Mapping) -> str:
     rows = [
         [name, row["against"], f"{row['ratio']:.{0 if row['ratio'] >= 10 else 1}f}",
          f"{row['target']:g}" if row["target"] else ""]
         for name, row in speed["ratios"].items()
     ]  # fmt: skip
-    limits = [
+    return report.markdown_table(["stage", "against", "times as fast", "aim"], *rows)
+
+
+def _limits(speed: Mapping) -> str:
+    rows = [
         [name, f"{row['value']:.2g}" if row["value"] < 10 else f"{row['value']:.0f}",
          f"at most {row['limit']:g}" if row["limit"] else ""]
         for name, row in speed["limits"].items()
     ]  # fmt: skip
+    return report.markdown_table(["cost", "measured", "limit"], *rows)
+
+
+def _gpu(speed: Mapping) -> str:
+    """What a GPU did: ratios, and samples a second beside what was counted."""
+    machine = speed["machine"]
+    head = ["on the GPU", "a second", "GFLOP each", "TFLOP/s", "share of peak", "memory, GB"]
+    rows = [
+        [name, f"{row['rate']:,.0f} {row['unit']}", f"{row['flop_each'] / 1e9:,.4g}",
+         f"{row['tflops']:,.3g}",
+         f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else "",
+         f"{row['peak_memory_gb']:.1f}" if row["peak_memory_gb"] else ""]
+        for name, row in speed["throughput"].items()
+    ]  # fmt: skip
+    peak = (
+        f" The peak is what the datasheet names for dense bf16, {machine['peak']} TFLOP/s, also in "
+        "the lines of float32."
+        if machine["peak"]
+        else ""
+    )
+    parts = [
+        f"On a GPU ({machine['device']}, {machine['date']}, torch {machine['torch']}), both forms "
+        "on it:",
+        _ratios(speed) if speed["ratios"] else "",
+        report.markdown_table(head, *rows) if rows else "",
+        _limits(speed) if speed["limits"] else "",
+        f"One multiply-add is 2 FLOP; models have random weights.{peak} "
+        "[A picture](figures/performance-cuda.png).",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _performance(speed: Mapping) -> str:
     machine = speed["machine"]
     return (
-        report.markdown_table(["stage", "against", "times as fast", "aim"], *rows)
+        _ratios(speed)
         + "\n\n"
-        + report.markdown_table(["cost", "measured", "limit"], *limits)
+        + _limits(speed)
         + f"\n\nMeasured on {machine['date']}: {machine['cores']} CPU cores, {machine['threads']} "
         f"threads, torch {machine['torch']}, float32."
     )

@@ -1,6 +1,8 @@
 """The files around the package agree with each other."""
 
+import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -63,6 +65,55 @@ def test_every_picture_and_notebook_that_the_readme_names_is_there():
 def test_the_readme_tables_are_those_of_the_files_in_figures():
     text = (ROOT / "README.md").read_text()
     assert readme.fill(text, readme.tables(ROOT / "figures")) == text, "python -m oal_lite.readme"
+
+
+GPU = {
+    "machine": {
+        "device": "NVIDIA H100 80GB HBM3", "date": "2026-11-26", "torch": "2.11.0", "peak": 989,
+    },
+    "ratios": {
+        "k-NN, 10 rounds": {
+            "ratio": 33.3, "ratio_range": [30, 35], "target": 30, "against": "all candidates",
+        }
+    },
+    "limits": {"k-NN, extra GPU memory, MB": {"value": 180.0, "limit": 300}},
+    "throughput": {
+        "UNet": {
+            "rate": 150.2, "unit": "samples", "batch": 16, "flop_each": 803e9, "tflops": 120.6,
+            "share_of_peak": 0.122, "peak_memory_gb": 5.04,
+        }
+    },
+}  # fmt: skip
+
+
+def test_what_a_gpu_did_stands_below_what_a_cpu_did_where_there_is_a_file(tmp_path):
+    for name in ("study.json", "performance.json"):
+        shutil.copy(ROOT / "figures" / name, tmp_path)
+    before = readme.tables(tmp_path)
+    (tmp_path / "performance-cuda.json").write_text(json.dumps(GPU))
+    after = readme.tables(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {"performance"}
+    added = after["performance"].removeprefix(before["performance"])
+    for line in (
+        "On a GPU (NVIDIA H100 80GB HBM3, 2026-11-26, torch 2.11.0), both forms on it:",
+        "| k-NN, 10 rounds | all candidates | 33 | 30 |",
+        "| UNet | 150 samples | 803 | 121 | 12% | 5.0 |",
+        "| k-NN, extra GPU memory, MB | 180 | at most 300 |",
+    ):
+        assert line in added.splitlines(), line
+    assert "989 TFLOP/s" in added
+
+
+def test_a_gpu_of_unknown_peak_has_no_share(tmp_path):
+    for name in ("study.json", "performance.json"):
+        shutil.copy(ROOT / "figures" / name, tmp_path)
+    row = GPU["throughput"]["UNet"] | {"share_of_peak": None}
+    unknown = GPU | {
+        "machine": GPU["machine"] | {"peak": None}, "ratios": {}, "throughput": {"UNet": row},
+    }  # fmt: skip
+    (tmp_path / "performance-cuda.json").write_text(json.dumps(unknown))
+    added = readme.tables(tmp_path)["performance"]
+    assert "| UNet | 150 samples | 803 | 121 |  | 5.0 |" in added and "datasheet" not in added
 
 
 def test_marks_are_filled_and_their_lack_is_named():

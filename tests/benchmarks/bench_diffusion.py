@@ -8,6 +8,7 @@ from oal_lite.diffusion_outliers import decode, load_pipeline, synthesise, with_
 from oal_lite.presets import PRESETS
 
 N, STEPS = 24, 10
+pytestmark = pytest.mark.usefixtures("on_cpu")  # 1/200 of the size: see bench_unet
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from oal_lite.knn_outliers import (
 SIZES = dict(k=300, n_boundary=50, n_candidates=1500, keep=2)  # as released
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def seeded(seed=0, device="cpu"):
+    return torch.Generator(device).manual_seed(seed)
 
 
 def class_features(n, d, seed=0):
@@ -31,34 +31,37 @@ def class_features(n, d, seed=0):
     return 3 * (torch.randn(d, generator=g) + spread)
 
 
-def ten_rounds_plain(features, selection):
-    seed = int(torch.randint(2**62, (), generator=seeded()))
+def ten_rounds_plain(features, home):
+    seed = int(torch.randint(2**62, (), generator=seeded(0, home), device=home))
     return torch.cat([
-        sample_outliers_plain(
-            features, **SIZES, selection=selection, generator=round_generator(seed, 0, r)
-        )
+        sample_outliers_plain(features, **SIZES, generator=round_generator(seed, 0, r, home))
         for r in range(10)
     ])  # fmt: skip
 
 
-def ten_rounds(features, selection):
+def ten_rounds(features, home):
     labels = torch.zeros(len(features), dtype=torch.long, device=features.device)
     return sample_outliers_per_class(
-        features, labels, n_classes=1, rounds=10, **SIZES, selection=selection, generator=seeded()
+        features, labels, n_classes=1, rounds=10, **SIZES, generator=seeded(0, home)
     )[0]
 
 
-def bench_ten_rounds_of_a_class(keep_ratio, device):
-    features, selection = class_features(500, 768).to(device), "farthest"
-    exact = ten_rounds_plain(features[:, :96].double(), selection)
+@pytest.mark.parametrize("noise", ["drawn there", "drawn on the CPU"])
+def bench_ten_rounds_of_a_class(keep_ratio, device, noise):
+    if device.type == "cpu" and noise == "drawn on the CPU":
+        pytest.skip("there is the CPU")
+    home = device if noise == "drawn there" else torch.device("cpu")
+    features = class_features(500, 768).to(device)
+    exact = ten_rounds_plain(features[:, :96].double(), home)
     torch.testing.assert_close(
-        ten_rounds(features[:, :96], selection).double(), exact, atol=1e-6, rtol=0
+        ten_rounds(features[:, :96], home).double(), exact, atol=1e-6, rtol=0
     )
+    aim = 50 if device.type == "cpu" else 30 if home.type != "cpu" else None
     keep_ratio(
-        "k-NN, 10 rounds (a class of the preset)",
-        lambda: ten_rounds_plain(features, selection),
-        lambda: ten_rounds(features, selection),
-        repeats=3, target=50,
+        "k-NN, 10 rounds (a class of the preset)" + ", noise from the CPU" * (home != device),
+        lambda: ten_rounds_plain(features, home),
+        lambda: ten_rounds(features, home),
+        repeats=3 if device.type == "cpu" else 7, target=aim,
         against="all candidates built, one matrix product, torch.topk; float32",
     )  # fmt: skip
 
@@ -66,13 +69,13 @@ def bench_ten_rounds_of_a_class(keep_ratio, device):
 @pytest.mark.parametrize("selection", ["farthest", "as_released"])
 def bench_one_round_alone(keep_ratio, device, selection):
     features, how = class_features(500, 768).to(device), SIZES | dict(selection=selection)
-    exact = sample_outliers_plain(features.double(), **how, generator=seeded())
-    fast = sample_outliers(features, **how, generator=seeded())
+    exact = sample_outliers_plain(features.double(), **how, generator=seeded(0, device))
+    fast = sample_outliers(features, **how, generator=seeded(0, device))
     torch.testing.assert_close(fast.double(), exact, atol=1e-6, rtol=0)
     keep_ratio(
         f"k-NN, 1 round ({selection})",
-        lambda: sample_outliers_plain(features, **how, generator=seeded()),
-        lambda: sample_outliers(features, **how, generator=seeded()),
+        lambda: sample_outliers_plain(features, **how, generator=seeded(0, device)),
+        lambda: sample_outliers(features, **how, generator=seeded(0, device)),
         repeats=5,
         against="the same, but the boundary is found for one round alone",
     )
@@ -93,9 +96,7 @@ def plain_with_numpys_selection(features):
     return candidates[select_candidates(distances, SIZES["keep"])]
 
 
-def bench_against_a_quicker_plain_form(keep_ratio, device):
-    if device.type != "cpu":
-        pytest.skip("numpy computes on the CPU")
+def bench_against_a_quicker_plain_form(keep_ratio, on_cpu):
     features = class_features(500, 768)
     keep_ratio(
         "k-NN, 1 round, numpy's selection in both",
@@ -120,10 +121,25 @@ print(memory_peak() - before)
 
 
 @pytest.mark.parametrize(("n", "limit"), [(500, 300), (5000, 1000)])
-def bench_memory(findings, n, limit):
+def bench_memory(findings, on_cpu, n, limit):
     extra = float(run_python(MEMORY.format(n=n)))
     assert extra > 5, "the noise alone takes 4.6 MB: nothing was measured"
     findings["limits"][f"k-NN, extra memory at n = {n}, MB"] = {"value": extra, "limit": limit}
+
+
+@pytest.mark.parametrize(("n", "limit"), [(500, 300), (5000, 1000)])
+def bench_memory_of_a_gpu(findings, device, n, limit):
+    if device.type != "cuda":
+        pytest.skip("needs a GPU")
+    features = class_features(n, 768).to(device)
+    ten_rounds(features, device)  # what libraries keep for good
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    ten_rounds(features, device)
+    extra = (torch.cuda.max_memory_allocated() - before) / 1e6
+    findings["limits"][f"k-NN, 10 rounds, extra GPU memory at n = {n}, MB"] = {
+        "value": extra, "limit": limit,
+    }  # fmt: skip
 
 
 FIRST = """
@@ -136,7 +152,7 @@ print(time.perf_counter() - started)
 """
 
 
-def bench_first_call(findings):
+def bench_first_call(findings, on_cpu):
     found = float(run_python(FIRST))
     findings["limits"]["k-NN, first call (compiles), s"] = {"value": found, "limit": None}
 
@@ -151,7 +167,7 @@ def bench_first_call(findings):
         ("outliers", [100, 200, 400, 800]),
     ],
 )
-def bench_growth(findings, device, what, sizes):
+def bench_growth(findings, device, on_cpu, what, sizes):
     def prepare(size):
         n, d, s, c, rounds = 500, 768, 1500, 1, 1
         if what == "features n":

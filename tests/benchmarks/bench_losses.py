@@ -27,12 +27,12 @@ def bench_club(keep_ratio, device, n, target, repeats):
         f"CLUB, N = {n}",
         lambda: gradients(club_naive, arguments),
         lambda: gradients(club, arguments),
-        repeats=repeats, target=target,
+        repeats=repeats, target=target if device.type == "cpu" else None,
         against="the (N, N, D) form of the definition, D = 512; value and gradients, float32",
     )  # fmt: skip
 
 
-def bench_growth(findings, device):
+def bench_growth(findings, device, on_cpu):
     def prepare(n):
         arguments = leaves(n, device)
         return lambda: gradients(club, arguments)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from measure import run_python, timed
 
+pytest.importorskip("ipywidgets", reason="the panels need ipywidgets")
+
 from oal_lite import widgets
 from oal_lite.benchmarks import load
 from oal_lite.diffusion_outliers import load_pipeline
@@ -18,6 +20,7 @@ from oal_lite.widgets.loss_terms import Pulls
 from oal_lite.widgets.maps import Space
 
 LIMIT = 2.0
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 IMPORT = """
 import time, torch

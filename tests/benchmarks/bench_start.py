@@ -4,8 +4,10 @@ import statistics
 import subprocess
 import sys
 
+import pytest
 from measure import run_python, timed
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 IMPORT = "import time; a = time.perf_counter(); import {}; print(time.perf_counter() - a)"
 
 

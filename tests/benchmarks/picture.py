@@ -1,4 +1,4 @@
-"""The picture of the benchmarks: ratios on the left, growth on the right."""
+"""The picture of the benchmarks: ratios; growth, or a GPU's arithmetic, on the right."""
 
 import matplotlib
 
@@ -11,12 +11,15 @@ def draw(found: dict) -> Figure:
     figure = Figure(figsize=(13.5, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _ratios(left, found["ratios"])
-    _growth(right, found["scaling"])
     m = found["machine"]
-    figure.suptitle(
-        f"{m['threads']} thread(s) on {m['machine']}, torch {m['torch']}, {m['date']}",
-        fontsize=10,
-    )
+    if found["scaling"]:
+        _growth(right, found["scaling"])
+    else:
+        _arithmetic(right, found.get("throughput", {}), m.get("peak"))
+    where = f"{m['threads']} thread(s) on {m['machine']}"
+    if m.get("device", "cpu") != "cpu":
+        where = m["device"]
+    figure.suptitle(f"{where}, torch {m['torch']}, {m['date']}", fontsize=10)
     return figure
 
 
@@ -37,6 +40,23 @@ def _ratios(ax, ratios):
     ax.set_xlim(1, max(values, default=1) * 4)
     ax.set_xlabel("times as fast as the plain form")
     ax.legend(fontsize=8, loc="lower right")
+
+
+def _arithmetic(ax, throughput, peak):
+    names = list(throughput)[::-1]
+    ax.barh(names, [throughput[n]["tflops"] for n in names], color="#228833")
+    for y, name in enumerate(names):
+        row = throughput[name]
+        ax.text(
+            row["tflops"] * 1.08, y, f"{row['rate']:,.0f} {row['unit']}/s", va="center", fontsize=8
+        )
+    if peak:
+        ax.axvline(peak, color="#cc3311", lw=1.5, label="the datasheet's dense bf16")
+        ax.legend(fontsize=8, loc="lower right")
+    ax.set_xscale("log")
+    ax.margins(x=0.25)
+    ax.tick_params(axis="y", labelsize=7)
+    ax.set_xlabel("TFLOP/s, of operations counted")
 
 
 def _times(ratio):
