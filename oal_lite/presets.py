@@ -127,7 +127,7 @@ CIFAR10 = Preset(
     ),
 )
 # What one GPU does in minutes without any model from outside: 100 epochs in all, as OpenOOD's rows,
-# the last ten of them with the arm's loss; teacher and pipeline from
+# the last six of them with the arm's loss; teacher and pipeline from
 # `python -m oal_lite.pretrain ... --preset cifar10`. What is not said is as in `shapes`.
 CIFAR10_SCRATCH = Preset(
     name="cifar10-scratch",
@@ -137,11 +137,11 @@ CIFAR10_SCRATCH = Preset(
     embedded_far=True,
     train=TrainSettings(
         width=64,
-        start_epochs=90,
-        epochs=10,
+        start_epochs=94,
+        epochs=6,
         batch_size=128,
         mixed_precision="half",
-        n_views=10,
+        n_views=6,
         fresh_start=True,
         fuse="start",
         keep_every=20,

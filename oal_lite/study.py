@@ -25,7 +25,7 @@ from oal_lite.recipes import Arm, build_terms, get_arm
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.train import fit, predict
-from oal_lite.workers import one_thread_on_cpu, study_tasks, work
+from oal_lite.workers import Task, one_thread_on_cpu, study_tasks, work
 
 log = logging.getLogger(__name__)
 
@@ -185,12 +185,10 @@ def run(
     make_folder(Path(runs))
     results: list[Run] = []
     if workers > 1:
-        missing = [
-            (seed, label, arm) for seed in seeds for label, arm in arms.items()
-            if fresh or not run_path(Path(runs), preset, label, seed, "json").exists()
-        ]  # fmt: skip
-        tasks = study_tasks(preset, missing, runs=str(runs), device=device, fresh=fresh)
-        work(tasks, workers, progress)
+        side_by_side(
+            [(arms, preset)], seeds, runs=runs, device=device, fresh=fresh, workers=workers,
+            progress=progress,
+        )  # fmt: skip
         fresh = False
     for seed in seeds:
         materials = Materials(preset, seed, device=device, runs=runs, progress=progress, bars=bars)
@@ -212,6 +210,43 @@ def run(
             materials.forget_checkpoint(label)
             results.append(result)
     return results
+
+
+def side_by_side(
+    jobs: Sequence[tuple[Sequence[str] | Mapping[str, Arm], Preset]],
+    seeds: Sequence[int],
+    *,
+    runs: str | Path,
+    device: str,
+    workers: int,
+    fresh: bool = False,
+    progress: Callable[[str], None] = log.info,
+) -> None:
+    """Train what several calls of `run` would find missing, in one pool of processes.
+
+    Processes take seconds to start; so does one that waits for the last training of each call.
+
+    Args:
+        jobs: arms by label, and the preset to train them with; labels differ between jobs.
+        seeds: as of `run`, as are all others.
+        runs: folder of the run files.
+        device: where to train.
+        workers: processes.
+        fresh: repeat runs that are there.
+        progress: called when a task begins and ends.
+    """
+    tasks: list[Task] = []
+    for arms, preset in jobs:
+        missing = [
+            (seed, label, arm) for seed in seeds for label, arm in _arms(arms).items()
+            if fresh or not run_path(Path(runs), preset, label, seed, "json").exists()
+        ]  # fmt: skip
+        known = {task.name for task in tasks}
+        missing = [m for m in missing if f"{m[1]}, seed {m[0]}" not in known]
+        tasks += study_tasks(
+            preset, missing, runs=str(runs), device=device, fresh=fresh, after=tasks
+        )
+    work(tasks, workers, progress)
 
 
 def _arms(arms: Sequence[str] | Mapping[str, Arm]) -> dict[str, Arm]:

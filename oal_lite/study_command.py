@@ -65,9 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     make_folder(path.parent)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     how = {"runs": arguments.runs, "device": device, "progress": say}
+    every_job = [job for *_, jobs in sections for job in jobs]
+    trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
+    workers = arguments.workers or default_workers(device, trainings)
+    if workers > 1:
+        study.side_by_side(every_job, seeds, workers=workers, **how)
     for name, question, baselines, jobs in sections:
-        trainings = arguments.seeds * sum(len(arms) for arms, _ in jobs)
-        how["workers"] = arguments.workers or default_workers(device, trainings)
         results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
         section = report.section(results, question=question, baselines=baselines, device=device)
         report.add_section(path, name, section)

@@ -63,12 +63,18 @@ def study_tasks(
     runs: str,
     device: str,
     fresh: bool = False,
+    after: Sequence[Task] = (),
 ) -> list[Task]:
     """What trainings (seed, label, arm) take, in the order in which it should begin.
 
     Everything that several arms share comes before the arms of its seed. Unless `fresh`, a
     training that was interrupted goes on where it stopped.
+
+    What other settings share in part, such as the start of a seed, is made once: tasks of the same
+    kind in `after` come first, and what they leave in files is then found.
     """
+    before = {task.name for task in after}
+    mark = f" ({len(before)})" if after else ""  # names of tasks are unique in one pool
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     for seed, label, arm in trainings:
         shared = (preset, seed, runs, device)
@@ -77,14 +83,15 @@ def study_tasks(
         needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
         needs += ["id_latents"] if arm.exposure in ("matched", "latent") else []
         for what in needs:
-            tasks.setdefault(
-                f"{what}, seed {seed}", Task(f"{what}, seed {seed}", _prepare, (what, *shared))
-            )
+            name = f"{what}, seed {seed}"
+            first = (name,) if name in before else ()
+            tasks.setdefault(name + mark, Task(name + mark, _prepare, (what, *shared), first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(
-            name, _train, (label, *shared, arm, fresh), tuple(f"{w}, seed {seed}" for w in needs)
-        )
-    return sorted(tasks.values(), key=lambda t: (t.arguments[2], bool(t.needs)))
+            name, _train, (label, *shared, arm, fresh),
+            tuple(f"{w}, seed {seed}{mark}" for w in needs),
+        )  # fmt: skip
+    return sorted(tasks.values(), key=lambda t: (t.arguments[2], t.function is _train))
 
 
 def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> None:

@@ -124,12 +124,15 @@ def test_an_interrupted_pretraining_goes_on_bit_equal(tmp_path, monkeypatch):
 def test_models_of_cifar10_are_trained_from_its_images_alone(tmp_path, monkeypatch):
     root = make_root(tmp_path / "data", each=4, ood=("cifar100",))
     monkeypatch.setattr(unet, "recognised", lambda *_: {})
-    small = ["--set", "teacher_width=8", "--set", "vae_width=8", "--set", "unet_width=80"]
+    sizes = ("teacher_width=4", "vae_width=8", "unet_width=80", "vae_batch_size=4",
+             "unet_batch_size=4")  # fmt: skip
+    small = [a for s in sizes for a in ("--set", s)]
     more = ["--preset", "cifar10", "--data-root", str(root), *small]
     for part in ("teacher", "diffusion"):
         with pytest.warns(UserWarning, match="averages leave them out"):
             command(part, tmp_path / "m", *more)
     teacher = Teacher.from_pretrained(tmp_path / "m/teacher")
+    assert isinstance(teacher.model.classifier, torch.nn.Sequential)  # a ResNet
     pipeline = load_pipeline(tmp_path / "m/pipeline")
     assert teacher.feature_dim == 32 and teacher.model.config.id2label[9] == "truck"
     assert synthesise(pipeline, torch.randn(1, 32), "truck", steps=1).shape == (1, 4, 8, 8)

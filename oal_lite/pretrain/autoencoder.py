@@ -56,7 +56,7 @@ def train_vae(
     images = data.images.to(device)
     bar = tqdm(range(saved["steps"], settings.vae_steps), desc="autoencoder")
     for step in bar:
-        pick = torch.randint(len(data), (settings.batch_size,), generator=generator)
+        pick = torch.randint(len(data), (settings.vae_batch_size,), generator=generator)
         x = to_float(images[pick.to(device)])
         with loop.half(device):
             posterior = vae.encode(x).latent_dist

@@ -18,7 +18,8 @@ class PretrainSettings:
 
     seed: int = 1
     n_images: int = 40_000  # rendered for pretraining alone; the student gets 5,000 others
-    batch_size: int = 64
+    batch_size: int = 64  # of the teacher
+    vae_batch_size: int = 64
     unet_batch_size: int = 64
     crop: int = 0  # the teacher sees images shifted by up to so many pixels
     teacher: str = "cvt"  # or "resnet"
@@ -43,9 +44,9 @@ SETTINGS = {
     "shapes": PretrainSettings(),
     # For minutes of one GPU: 40 epochs of the teacher, and what fits beside it. Not tuned.
     "cifar10": PretrainSettings(
-        n_images=50_000, batch_size=512, unet_batch_size=1024, crop=4, teacher="resnet",
-        teacher_width=64, teacher_steps=3_900, teacher_lr=0.4, vae_width=64, vae_steps=1_500,
-        vae_lr=1e-3, vae_kl=0.002, unet_width=160, unet_steps=3_000, unet_lr=1e-3,
+        n_images=50_000, batch_size=512, vae_batch_size=256, unet_batch_size=1024, crop=4,
+        teacher="resnet", teacher_width=64, teacher_steps=3_900, teacher_lr=0.4, vae_width=64,
+        vae_steps=1_200, vae_lr=1e-3, vae_kl=0.002, unet_width=160, unet_steps=2_500, unet_lr=1e-3,
     ),
     # For two CPU cores: an hour each for the teacher and for the diffusion model.
     "cifar10-small": PretrainSettings(
