@@ -54,9 +54,9 @@ ABLATIONS: dict[str, Ablation] = {
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal", "kd-distance", "kd"),
         (
-            *_each("oal", "arm.distance", None, "knn"),
-            *_each("kd-distance", "arm.distance", "knn"),
-            *_each("oe-pixels-matched", "arm.distance", "mahalanobis"),
+            *_each("oal", "arm.distance", None, "mahalanobis"),
+            *_each("kd-distance", "arm.distance", "mahalanobis"),
+            *_each("oe-pixels-matched", "arm.distance", "knn"),
             *_each("oal", "weights.kd_distance", 1.0, 10.0),
         ),
     ),

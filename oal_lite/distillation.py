@@ -4,7 +4,8 @@ Both losses are the Kullback-Leibler divergence KL(teacher || student) between s
 over the batch, in nats. OAL adds them to the cross-entropy with weights 4 and 8.
 
 A third, ours, hands on what the teacher's features know and its logits do not say: how far an
-image lies from every class. The student answers with its energy, the very number that is scored.
+image lies from all that it has seen. The student answers with its energy, the very number that is
+scored.
 """
 
 import torch
@@ -141,7 +142,7 @@ def distance_kd(
     """Distance distillation, 1 - corr(E, D): the energy shall follow the teacher's distance.
 
     E_i = -log sum_c exp(logits_ic) is the student's energy of image i, high = OOD; D_i is how far
-    the teacher's feature of it lies from the nearest class (`TeacherDistance`). Pearson's
+    the teacher's feature of it lies from ID features (a module of `DISTANCES`). Pearson's
     correlation, over the batch, asks for no unit, no margin and no offset. For example E = (1, 2,
     4) and D = (10, 20, 40) agree, and cost 0. Energies that rise where distances fall cost 2.
 

@@ -2,7 +2,7 @@
 
     ce                CE                                        the baseline
     kd                CE + distillation                         is it the teacher?
-    kd-distance       kd + the teacher's distance               is it what the teacher knows?
+    kd-distance       kd + the teacher's k-NN distance          is it what the teacher knows?
     oal-as-released   kd + MICL as the released code runs it    what does the code do?
     oal-paper         kd + MICL as the text describes it        what does the text say?
     oal-noise         oal-paper on Gaussian noise               does the synthesis matter?
@@ -99,8 +99,8 @@ class Arm:
             place of a selection: `"noise"`, Gaussian noise for every outlier, and `"halves"`, two
             halves of ID latents for the latents (see `gaussian_like`, `halves`).
         distil: both distillation terms.
-        distance: distillation of a distance of the teacher's into the energy: to the classes
-            (`"mahalanobis"`) or to the nearest ID images (`"knn"`), or None.
+        distance: distillation of a distance of the teacher's into the energy: to the nearest ID
+            images (`"knn"`) or to the means of the classes (`"mahalanobis"`), or None.
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -120,16 +120,14 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),
     "kd": Arm("is it the teacher?"),
-    "kd-distance": Arm("is it what the teacher knows?", distance="mahalanobis"),
+    "kd-distance": Arm("is it what the teacher knows?", distance="knn"),
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
     "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
     "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
     "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
-    "oal": Arm(
-        "how far can latent outliers go?", "farthest", distance="mahalanobis", exposure="latent"
-    ),
+    "oal": Arm("how far can latent outliers go?", "farthest", distance="knn", exposure="latent"),
 }
 
 

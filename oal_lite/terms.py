@@ -98,7 +98,7 @@ class FeatureKD(Term):
 
 
 class DistanceKD(Term):
-    """The student's energy follows the teacher's distance to the classes; see `distance_kd`.
+    """The student's energy follows the teacher's distance to what it knows; see `distance_kd`.
 
     Args:
         weight: of the term.
@@ -109,7 +109,7 @@ class DistanceKD(Term):
 
     def __init__(
         self, weight: float, id_features: Float[Tensor, "n t"], labels: Int[Tensor, " n"],
-        kind: str = "mahalanobis",
+        kind: str = "knn",
     ):  # fmt: skip
         super().__init__("distil distance", weight)
         self.distance = DISTANCES[kind](id_features, labels)
