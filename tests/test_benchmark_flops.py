@@ -87,3 +87,21 @@ def test_the_picture_of_a_gpu_shows_its_arithmetic(monkeypatch):
     words = [text.get_text() for text in figure.axes[1].texts]
     assert words == ["150 samples/s"] and "H100" in figure.get_suptitle()
     assert [bar.get_width() for bar in figure.axes[1].patches] == [120.6]
+
+
+def test_on_a_gpu_both_forms_are_timed_by_the_clock(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import time
+
+    from measure import add_rate, compare, peak_memory, seconds_of
+
+    calls = []
+    found = compare(lambda: time.sleep(0.02), lambda: calls.append(1), repeats=2, on_gpu=True)
+    assert found["cpu_ratio"] is None and found["ratio"] > 2 and len(calls) > 20
+    assert 0.005 < seconds_of(lambda: time.sleep(0.005), seconds=0.05) < 0.5
+    assert peak_memory(lambda: None, torch.device("cpu")) is None
+    findings = {"machine": {"peak": 989}, "throughput": {}}
+    add_rate(findings, "UNet", 200, 803e9, unit="samples", batch=16, memory=5.0)
+    row = findings["throughput"]["UNet"]
+    assert row["tflops"] == pytest.approx(160.6)
+    assert row["share_of_peak"] == pytest.approx(0.1624, abs=1e-4)
