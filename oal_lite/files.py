@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -53,13 +54,26 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
 
     Files that are there under other names stay. For models, which libraries save as folders.
     """
-    make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
-        write(Path(temporary))
-        for file in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
+    with temporary_folder(folder) as temporary:
+        write(temporary)
+        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
             place = folder / file.relative_to(temporary)
             make_folder(place.parent)
             os.replace(file, place)
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder within `folder` while this context is open.
+
+    What a killed process left behind under such a name is deleted by a later call.
+    """
+    make_folder(folder)
+    for left in folder.glob(".folder-*.tmp"):
+        if _forgotten(left):
+            shutil.rmtree(left, ignore_errors=True)  # another process may be faster
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".folder-", suffix=".tmp") as temporary:
+        yield Path(temporary)
 
 
 def _no_plain_file(path: Path) -> bool:
@@ -73,12 +87,16 @@ def _no_plain_file(path: Path) -> bool:
 def _sweep(path: Path) -> None:
     """Delete temporary files of this path that were left long ago by a process that was killed."""
     for left in path.parent.glob(".*.tmp"):
-        if left.name.startswith(f".{path.name}."):
-            try:
-                if time.time() - left.stat().st_mtime > FORGOTTEN:
-                    left.unlink()
-            except OSError:  # another process swept it, or its owner renamed it
-                continue
+        if left.name.startswith(f".{path.name}.") and _forgotten(left):
+            with suppress(OSError):  # another process was faster
+                left.unlink()
+
+
+def _forgotten(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > FORGOTTEN
+    except OSError:  # another process swept it, or its owner renamed it
+        return False
 
 
 def make_folder(folder: Path) -> None:

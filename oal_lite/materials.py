@@ -20,7 +20,7 @@ from oal_lite import tiny_models
 from oal_lite.arguments import need_generator, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import read_tensors, write_tensors
+from oal_lite.files import read_tensors, temporary_folder, write_tensors
 from oal_lite.images import LazyImages, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
@@ -94,11 +94,10 @@ class Materials:
         runs = self.runs or Path(self._temporary.name)
         folder = run_path(runs, self.preset, f"tiny-{part}", 0, "model")
         if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-                write(Path(beside) / part)
+            with temporary_folder(folder.parent) as beside:
+                write(beside / part)
                 try:
-                    (Path(beside) / part).rename(folder)
+                    (beside / part).rename(folder)
                 except OSError:  # another process was first; what it wrote is the same
                     if not folder.exists():
                         raise

@@ -33,8 +33,7 @@ save_file({k: v.contiguous() for k, v in made.items()}, sys.argv[1])
 # Libraries told to leave out what processors have learnt since about 2008: other kernels, other
 # orders of summation. Where they do not listen (ARM), the two machines are the same.
 OLD_PROCESSOR = {
-    "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
-    "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Nehalem",
+    "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE",
 }  # fmt: skip
 
 

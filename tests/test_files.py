@@ -155,6 +155,16 @@ def test_leftovers_of_the_killed_are_swept_and_those_of_the_living_are_not(tmp_p
     assert names(tmp_path) == sorted([young.name, other.name, path.name])
 
 
+def test_folders_left_by_the_killed_are_swept_and_those_of_the_living_are_not(tmp_path):
+    old, new = (tmp_path / f".folder-{x}.tmp" for x in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "part").touch()
+    os.utime(old, (0, 0))
+    write_folder(tmp_path, lambda f: (f / "whole").touch())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".folder-new.tmp", "whole"]
+
+
 def test_a_folder_of_models_is_replaced_file_by_file_and_keeps_the_rest(tmp_path):
     def write(folder):
         (folder / "part").mkdir()
