@@ -288,8 +288,9 @@ def fit(
         progress: show a bar.
         on_epoch: called with the history so far after every epoch, to draw live curves.
         checkpoint: file that holds the whole state of the training, written after every
-            `settings.keep_every` epochs. Where it is there, training goes on from it, and ends as
-            if it had never stopped: on a CPU to the last bit. It is left behind at the end.
+            `settings.keep_every` epochs and the last. Where it is there, training goes on from it,
+            and ends as if it had never stopped: on a CPU to the last bit. It is left behind at the
+            end.
 
     Returns:
         The history. The student is left in evaluation mode, with the weights of the last step.
@@ -299,8 +300,6 @@ def fit(
             device that is not there, or a checkpoint that is damaged or of another training.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
-    from accelerate import Accelerator
-
     n = len(views.labels)
     size = settings.batch_size
     _check_settings(settings)
@@ -326,7 +325,7 @@ def fit(
     if device is not None:
         check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=_precision(mixed_precision, cpu))
+    accelerator = _accelerator(_precision(mixed_precision, cpu), cpu)
     device = accelerator.device
     side = student.entry_size(views.images.shape[-1])
     student.to(device, memory_format=torch.channels_last)
@@ -426,7 +425,8 @@ def fit(
             history.val_accuracy.append(right.float().mean().item())
             bar.set_postfix(val_accuracy=f"{history.val_accuracy[-1]:.3f}")
         history.seconds = time.perf_counter() - started
-        if accelerator.is_main_process and (epoch + 1) % settings.keep_every == 0:
+        due = (epoch + 1) % settings.keep_every == 0 or epoch + 1 == settings.epochs
+        if accelerator.is_main_process and due:
             keeper.save({"epochs": epoch + 1, "history": asdict(history)})
         if on_epoch is not None:
             on_epoch(history)
@@ -435,6 +435,20 @@ def fit(
     # Scores are taken in full precision: in bfloat16 a logit has two or three digits.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False).eval()
     return history
+
+
+def _accelerator(precision: str, cpu: bool):  # noqa: ANN202 - accelerate is imported inside
+    """An accelerator that forgets the device and precision of the last training in this process.
+
+    accelerate keeps both for good and refuses a second training with others. Where several
+    processes train together the launcher has set them, and they stay.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cpu, mixed_precision=precision)
 
 
 def _precision(wanted: str, cpu: bool) -> str:

@@ -8,11 +8,12 @@ from scipy.stats import entropy
 from oal_lite.distillation import (
     FeatureAdapter,
     TeacherDistance,
+    TeacherNeighbours,
     distance_kd,
     feature_kd,
     logit_kd,
 )
-from oal_lite.scores import mahalanobis
+from oal_lite.scores import knn, mahalanobis
 
 STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3, 0, 0], [0, 2, -1]], dtype=torch.float64)
@@ -122,3 +123,15 @@ def test_teacher_distance_is_the_root_of_the_mahalanobis_score_even_far_from_the
     queries = bank[:40] + torch.randn(40, 8, generator=g)
     expected = mahalanobis(queries, bank, labels).sqrt()
     torch.testing.assert_close(TeacherDistance(bank, labels)(queries), expected, rtol=1e-3, atol=0)
+
+
+def test_teacher_neighbours_are_the_knn_score_of_the_bank():
+    g = torch.Generator().manual_seed(0)
+    bank, labels = torch.randn(200, 8, generator=g), torch.arange(200) % 5
+    queries = torch.cat([3 * bank[:5], torch.randn(40, 8, generator=g)])
+    for k in (1, 7, 200):
+        found = TeacherNeighbours(bank, labels, k)(queries)
+        torch.testing.assert_close(found, knn(queries, bank, k), rtol=1e-3, atol=1e-3)
+    assert TeacherNeighbours(bank[:30], labels[:30]).k == 30, "a small bank has no 50th neighbour"
+    with pytest.raises(ValueError, match="k=0 must be at least 1"):
+        TeacherNeighbours(bank, labels, 0)

@@ -350,3 +350,19 @@ def test_the_real_cifar10_has_the_official_sizes(real_root):
     assert b.class_names == tuple(WORDS) and isinstance(b.train.images, torch.Tensor)
     mean = b.train.images.float().mean((0, 2, 3)) / 255  # published: 0.491, 0.482, 0.447
     assert torch.allclose(mean, torch.tensor([0.491, 0.482, 0.447]), atol=0.01)
+
+
+def test_where_no_official_far_set_is_there_the_embedded_ones_stand_in_if_asked(tmp_path):
+    make_root(tmp_path, ood=("cifar100",))
+    with pytest.warns(UserWarning, match="averages leave them out"):
+        plain, asked = (
+            load("cifar10", data_root=tmp_path, n_ood=7, embedded_far=e) for e in (False, True)
+        )
+    assert not plain.far and set(asked.far) == {"digits", "photos", "stripes", "noise"}
+    assert all(s.images.shape == (7, 3, 32, 32) and (s.labels == -1).all()
+               for s in asked.far.values())  # fmt: skip
+    assert asked.missing == plain.missing, "the table still says what is not at hand"
+    make_root(tmp_path, ood=("cifar100", "svhn"))
+    with pytest.warns(UserWarning, match="averages leave them out"):
+        b = load("cifar10", data_root=tmp_path, embedded_far=True)
+    assert set(b.far) == {"svhn"}, "an official set is not mixed with others"

@@ -19,7 +19,7 @@ from oal_lite.recipes import (
     get_arm,
     halves,
 )
-from oal_lite.scores import mahalanobis
+from oal_lite.scores import knn, mahalanobis
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.terms import (
     CrossEntropy,
@@ -235,10 +235,14 @@ def test_distillation_terms_are_divergences_from_the_teacher():
     assert set(term.main_parameters()) == set(term.adapter.parameters())
 
 
-def test_the_distance_term_is_one_minus_the_correlation_of_energy_and_mahalanobis_distance():
+@pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
+def test_the_distance_term_is_one_minus_the_correlation_of_energy_and_distance(kind):
     (features, labels), step = make_id_features(), make_step()
-    term = DistanceKD(4.0, features, labels)
-    distances = mahalanobis(step.teacher_features, features, labels).sqrt()
+    term = DistanceKD(4.0, features, labels, kind)
+    if kind == "mahalanobis":
+        distances = mahalanobis(step.teacher_features, features, labels).sqrt()
+    else:  # the 50th neighbour, or the last one that there is
+        distances = knn(step.teacher_features, features, min(50, len(features)))
     energies = -step.logits.logsumexp(1)
     expected = 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
     assert_close(term(step), expected, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from oal_lite.pretrain.models import build_teacher
 from oal_lite.teacher import Teacher, to_float
 
 
@@ -105,3 +106,18 @@ def test_a_model_without_a_linear_classifier_is_named(head):
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="nothing-here"):
         Teacher.from_pretrained(tmp_path / "nothing-here")
+
+
+def test_a_head_that_flattens_first_gives_the_features_behind_its_linear_layer():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = Teacher(build_teacher("resnet", ["cat", "dog", "bird"], 4))
+    assert (teacher.feature_dim, teacher.n_classes, teacher.image_size) == (32, 3, 128)
+    out = teacher(photos())
+    assert out.features.shape == (5, 32) and out.features.min() >= 0, "pooled after a ReLU"
+    assert_close(teacher.logits(out.features), out.logits)
+    enlarged = F.interpolate(to_float(photos()), size=128, mode="bilinear")
+    assert_close(teacher.model(pixel_values=enlarged).logits, out.logits, rtol=1e-3, atol=1e-4)
+    assert not any("_head" in name for name in teacher.state_dict()), "a weight has two names"
+    with pytest.raises(ValueError, match="teacher 'vgg'; choose one of cvt, resnet"):
+        build_teacher("vgg", ["cat"], 4)

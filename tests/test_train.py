@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from oal_lite.checkpoint import load as load_checkpoint
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms
 from oal_lite.students import ResNet18
 from oal_lite.teacher import to_float
 from oal_lite.terms import CrossEntropy, Term
-from oal_lite.train import Views, augment, draw_views, fit, predict
+from oal_lite.train import FreshViews, Views, augment, draw_views, fit, predict
 
 SETTINGS = TrainSettings(width=2, epochs=2, batch_size=24, n_views=2)
 
@@ -373,3 +374,59 @@ def test_every_epoch_has_an_order_of_its_own_and_every_image_once():
     epochs = [torch.cat(watch.labels[i : i + 4]).tolist() for i in (0, 4)]
     assert epochs[0] != epochs[1] != (torch.arange(96) % 3).tolist() != epochs[0]
     assert all([epoch.count(c) for c in range(3)] == [32] * 3 for epoch in epochs)
+
+
+# --- fresh views, half precision ---------------------------------------------------------------
+
+
+def fresh(seed=5):
+    images, labels = coloured()
+    unsaid = [torch.full((1, len(labels), d), torch.nan) for d in (1, 3)]
+    return Views(FreshViews(images, seeded(seed)), labels, *unsaid)
+
+
+def test_a_fresh_view_is_another_at_every_look_and_its_generator_decides_which():
+    views, pick = fresh().images, torch.arange(40)
+    one, two = (views[torch.zeros(40, dtype=torch.long), pick] for _ in range(2))
+    assert len(views) == 1 and views.shape == (1, 120, 3, 16, 16)
+    assert not torch.equal(one, two)
+    assert torch.equal(one, augment(coloured()[0][:40], seeded(5)))
+
+
+def test_a_training_on_fresh_views_goes_on_bit_equal_from_any_kept_epoch(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(history):
+        if len(history.terms) == 3:
+            raise Stop
+
+    def run(path=None, on_epoch=None):
+        terms = torch.nn.ModuleList([CrossEntropy()])
+        settings = replace(SETTINGS, epochs=5, keep_every=2)
+        return train(settings=settings, views=fresh(), terms=terms, checkpoint=path,
+                     on_epoch=on_epoch)  # fmt: skip
+
+    student, history = run()
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(Stop):
+        run(path, stop)
+    assert load_checkpoint(path)["progress"]["epochs"] == 2, "two epochs were asked to be kept"
+    again, resumed = run(path)
+    assert resumed.terms == history.terms
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(),
+                                                 strict=True))  # fmt: skip
+    assert load_checkpoint(path)["progress"]["epochs"] == 5, "the last epoch is always kept"
+
+
+def test_after_training_in_half_precision_scores_are_taken_in_full():
+    student, _ = train(mixed_precision="bf16", val=coloured(30, seed=7))
+    images = coloured(20, seed=8)[0]
+    logits, _ = predict(student, images)
+    assert not torch.equal(logits, logits.bfloat16().float()), "logits of two or three digits"
+
+
+def test_fusing_layers_is_for_gpus_and_changes_nothing_on_a_cpu():
+    plain, fused = (train(fuse=f)[0] for f in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), fused.parameters(),
+                                                 strict=True))  # fmt: skip

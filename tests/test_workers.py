@@ -140,3 +140,21 @@ def test_no_ctrl_c_no_interruption_and_another_thread_may_start_processes():
     thread.start()
     thread.join()
     assert done == [1, 1]
+
+
+def test_jobs_of_several_settings_share_one_pool_and_what_they_have_in_common(
+    tiny_preset, tmp_path, monkeypatch
+):
+    varied = replace(tiny_preset, weights=replace(tiny_preset.weights, kd_logits=1.0))
+    jobs = [(["ce", "kd"], tiny_preset), ({"kd": ARMS["kd"]}, tiny_preset),
+            ({"kd+weights.kd_logits=1.0": ARMS["kd"]}, varied)]  # fmt: skip
+    planned = []
+    monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.extend(tasks))
+    study.side_by_side(jobs, [0, 1], runs=tmp_path, device="cpu", workers=2)
+    names = [t.name for t in planned]
+    assert len(names) == len(set(names)), "one pool knows a task by its name"
+    assert sum(n.startswith("kd,") for n in names) == 2, "kd of a seed is trained once"
+    needs = {t.name: t.needs for t in planned}
+    (start, views) = needs["kd+weights.kd_logits=1.0, seed 1"]
+    assert start != "start, seed 1" and needs[start] == ("start, seed 1",)
+    assert needs[views] == ("views, seed 1",)
