@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     device = arguments.device or study.default_device()
     check_device(device)
+    if command.pretrains(arguments, preset):
+        command.pretrain(preset, device, say)
     study.find_models(preset, arms, progress=say)
     make_folder(Path(arguments.out))  # before hours of training, not after
     results = study.run(

@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int) -> 
     add("--data-root", help="folder of real images in OpenOOD v1.5's layout")
     add("--teacher", help="folder or hub id, in place of the preset's")
     add("--pipeline", help="the same for the Stable Diffusion pipeline")
+    add(
+        "--pretrain", action="store_true",
+        help="first train the preset's own teacher and diffusion model, where they are not there",
+    )  # fmt: skip
     add("--download", action="store_true", help="allow models to be fetched from the hub")
     add("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
 
@@ -57,6 +61,29 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
     for arm in arms:
         get_arm(arm)
     return preset, arms
+
+
+def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
+    """Whether the preset's own models are asked for and have to be trained yet.
+
+    Raises:
+        ValueError: if they are asked for, and are not trained here.
+    """
+    from oal_lite.pretrain.parts import missing
+
+    return arguments.pretrain and bool(missing(preset))
+
+
+def pretrain(preset: Preset, device: str, say: Callable[[str], None]) -> None:
+    """Train the preset's own models, as far as they are not there.
+
+    Raises:
+        ValueError: for images that cannot be read.
+    """
+    from oal_lite.pretrain.parts import missing, train_missing
+
+    say(f"pretraining: {', '.join(missing(preset))}")
+    train_missing(preset, device, say)
 
 
 def clock() -> Callable[[str], None]:

@@ -85,6 +85,7 @@ class Preset:
     teacher: str  # folder or hub id; "tiny" in a smoke run
     pipeline: str  # the same
     benchmark_sizes: dict[str, int] = field(default_factory=dict)
+    pretrain: str | None = None  # its models' settings in `pretrain.SETTINGS`, if trained here
     data_root: str | None = None  # folder in OpenOOD's layout, for real images
     embedded_far: bool = False  # far-OOD of the embedded benchmark where the official is not there
     download: bool = False  # may models be fetched from the hub?
@@ -101,6 +102,7 @@ SHAPES = Preset(
     benchmark="shapes",
     teacher=str(ASSETS / "shapes" / "teacher"),
     pipeline=str(ASSETS / "shapes" / "pipeline"),
+    pretrain="shapes",
 )
 
 # The released settings, at 32 px with OpenOOD's ResNet-18 (the paper's student sees 224 px).
@@ -134,6 +136,7 @@ CIFAR10_SCRATCH = Preset(
     benchmark="cifar10",
     teacher="models/cifar10/teacher",
     pipeline="models/cifar10/pipeline",
+    pretrain="cifar10",
     embedded_far=True,
     train=TrainSettings(
         width=64,
@@ -154,6 +157,7 @@ CIFAR10_SMALL = Preset(
     benchmark="cifar10",
     teacher="models/cifar10-small/teacher",
     pipeline="models/cifar10-small/pipeline",
+    pretrain="cifar10-small",
     benchmark_sizes={"n_train": 10_000},
     train=TrainSettings(start_epochs=20, epochs=6),
 )
@@ -213,6 +217,7 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
         name=f"{name}-quick",
         teacher=TINY,
         pipeline=TINY,
+        pretrain=None,
         benchmark_sizes={"n_train": 300, "n_val": 50, "n_test": 100, "n_ood": 50},
         n_per_class=20,
         knn=replace(preset.knn, k=2, n_boundary=2, n_candidates=50, rounds=5),

@@ -25,7 +25,7 @@ from oal_lite.recipes import Arm, build_terms, get_arm
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.train import fit, predict
-from oal_lite.workers import Task, one_thread_on_cpu, study_tasks, work
+from oal_lite.workers import Task, one_thread_on_cpu, pretraining, study_tasks, work
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +220,7 @@ def side_by_side(
     device: str,
     workers: int,
     fresh: bool = False,
+    pretrain: bool = False,
     progress: Callable[[str], None] = log.info,
 ) -> None:
     """Train what several calls of `run` would find missing, in one pool of processes.
@@ -233,8 +234,10 @@ def side_by_side(
         device: where to train.
         workers: processes.
         fresh: repeat runs that are there.
+        pretrain: train teacher and diffusion model in the same pool, beside the common starts.
         progress: called when a task begins and ends.
     """
+    models = pretraining(jobs[0][1], device) if pretrain else None
     tasks: list[Task] = []
     for arms, preset in jobs:
         missing = [
@@ -244,9 +247,11 @@ def side_by_side(
         known = {task.name for task in tasks}
         missing = [m for m in missing if f"{m[1]}, seed {m[0]}" not in known]
         tasks += study_tasks(
-            preset, missing, runs=str(runs), device=device, fresh=fresh, after=tasks
-        )
-    work(tasks, workers, progress)
+            preset, missing, runs=str(runs), device=device, fresh=fresh, after=tasks,
+            models=models,
+        )  # fmt: skip
+    first = [] if models is None else [models]  # the longest way begins first
+    work([*first, *tasks], workers, progress)
 
 
 def _arms(arms: Sequence[str] | Mapping[str, Arm]) -> dict[str, Arm]:

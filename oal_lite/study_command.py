@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     sections = _sections(arguments, preset, arms)
     device = arguments.device or study.default_device()
     check_device(device)
-    study.find_models(preset, arms, progress=say)
+    pretrain = command.pretrains(arguments, preset)
+    if not pretrain:
+        study.find_models(preset, arms, progress=say)
     # A smoke run, or another benchmark, must not write over the study that the notebooks show.
     name = "study" if preset.name == "shapes" else preset.name
     path = Path(arguments.out) / f"{name}.json"
@@ -69,7 +71,9 @@ def run(arguments: argparse.Namespace) -> None:
     trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
     workers = arguments.workers or default_workers(device, trainings)
     if workers > 1:
-        study.side_by_side(every_job, seeds, workers=workers, **how)
+        study.side_by_side(every_job, seeds, workers=workers, pretrain=pretrain, **how)
+    elif pretrain:
+        command.pretrain(preset, device, say)
     for name, question, baselines, jobs in sections:
         results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
         section = report.section(results, question=question, baselines=baselines, device=device)

@@ -64,6 +64,7 @@ def study_tasks(
     device: str,
     fresh: bool = False,
     after: Sequence[Task] = (),
+    models: Task | None = None,
 ) -> list[Task]:
     """What trainings (seed, label, arm) take, in the order in which it should begin.
 
@@ -71,7 +72,8 @@ def study_tasks(
     training that was interrupted goes on where it stopped.
 
     What other settings share in part, such as the start of a seed, is made once: tasks of the same
-    kind in `after` come first, and what they leave in files is then found.
+    kind in `after` come first, and what they leave in files is then found. `models` is the task
+    that trains teacher and diffusion model, if they are not there; only the start needs neither.
     """
     before = {task.name for task in after}
     mark = f" ({len(before)})" if after else ""  # names of tasks are unique in one pool
@@ -85,6 +87,8 @@ def study_tasks(
         for what in needs:
             name = f"{what}, seed {seed}"
             first = (name,) if name in before else ()
+            if models is not None and what != "start":
+                first += (models.name,)
             tasks.setdefault(name + mark, Task(name + mark, _prepare, (what, *shared), first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(
@@ -195,6 +199,17 @@ def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> No
             materials.outliers(what.removeprefix("outliers-"))
         else:
             getattr(materials, what)
+
+
+def pretraining(preset: Preset, device: str) -> Task:
+    """The task that trains the preset's own teacher and diffusion model."""
+    return Task("models", _pretrain, (preset, device))
+
+
+def _pretrain(preset: Preset, device: str) -> None:
+    from oal_lite.pretrain.parts import train_missing
+
+    train_missing(preset, device, say=str)
 
 
 def _train(

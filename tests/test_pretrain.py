@@ -3,19 +3,30 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_openood import make_root
 
+from oal_lite.benchmarks import ImageSet
 from oal_lite.checkpoint import Keeper
 from oal_lite.diffusion_outliers import load_pipeline, synthesise, word_embeddings
 from oal_lite.files import FORGOTTEN
+from oal_lite.presets import get_preset
 from oal_lite.pretrain import loop, unet
-from oal_lite.pretrain.__main__ import PARTS, forget_hashes, main, sweep, write_manifest
+from oal_lite.pretrain.__main__ import main
 from oal_lite.pretrain.models import build_tokenizer
-from oal_lite.pretrain.settings import PretrainSettings, pretraining_images
+from oal_lite.pretrain.parts import (
+    PARTS,
+    forget_hashes,
+    missing,
+    sweep,
+    train_missing,
+    write_manifest,
+)
+from oal_lite.pretrain.settings import PretrainSettings, Source, pretraining_images
 from oal_lite.shapes import ID_SHAPES
 from oal_lite.teacher import Teacher
 
@@ -172,3 +183,52 @@ def test_what_a_kill_left_in_a_models_folder_is_in_no_manifest_and_swept_when_ol
     assert list(listed) == ["teacher/config.json"]
     sweep(tmp_path)
     assert [p.name for p in (tmp_path / "teacher").glob(".*")] == [".young.tmp"]
+
+
+def test_what_a_preset_lacks_is_trained_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    preset = replace(
+        get_preset("cifar10-scratch"), teacher=str(folder / "teacher"),
+        pipeline=str(folder / "pipeline"), data_root="here",
+    )  # fmt: skip
+    trained = []
+
+    def pretend(part, *marks):
+        def train(settings, out, device, source):
+            trained.append((part, settings.teacher, source.name))
+            for mark in marks:
+                (out / mark).parent.mkdir(parents=True, exist_ok=True)
+                (out / mark).write_text("{}")
+            loop.unfinished(out, part).write_text("state")
+            if len(trained) == 2:
+                raise KeyboardInterrupt
+            return {}
+
+        return train
+
+    marks = {"teacher": ["teacher/config.json"], "autoencoder": [],
+             "unet": ["pipeline/model_index.json"]}  # fmt: skip
+    for part in PARTS:
+        monkeypatch.setitem(PARTS, part, pretend(part, *marks[part]))
+    some = ImageSet.ood(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    images = Source("cifar10", ("cat",), some, some)
+    monkeypatch.setattr("oal_lite.pretrain.parts.source_for", lambda *_: images)
+    assert missing(preset) == ["teacher", "autoencoder", "unet"]
+    with pytest.raises(KeyboardInterrupt):
+        train_missing(preset, "cpu", print)
+    assert missing(preset) == ["autoencoder", "unet"], "the teacher is there"
+    train_missing(preset, "cpu", print)
+    assert [t[0] for t in trained] == ["teacher", "autoencoder", "autoencoder", "unet"]
+    assert {t[1:] for t in trained} == {("resnet", "cifar10")}, "settings of CIFAR-10"
+    assert missing(preset) == [] and not list(folder.glob("unfinished*"))
+    train_missing(preset, "cpu", print)
+    assert len(trained) == 4
+
+
+def test_models_from_outside_are_not_pretrained():
+    with pytest.raises(ValueError, match="preset 'cifar10' takes its models from outside"):
+        missing(get_preset("cifar10"))
+    elsewhere = replace(get_preset("cifar10-scratch"), teacher="a/teacher", pipeline="b/pipeline")
+    with pytest.raises(ValueError, match="what is pretrained lies in one folder"):
+        missing(elsewhere)
+    assert missing(get_preset("shapes")) == [], "they ship with the package"

@@ -158,3 +158,16 @@ def test_jobs_of_several_settings_share_one_pool_and_what_they_have_in_common(
     (start, views) = needs["kd+weights.kd_logits=1.0, seed 1"]
     assert start != "start, seed 1" and needs[start] == ("start, seed 1",)
     assert needs[views] == ("views, seed 1",)
+
+
+def test_only_the_start_does_not_wait_for_the_models(tiny_preset, tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.extend(tasks))
+    study.side_by_side([(["ce", "oal"], tiny_preset)], [3], runs=tmp_path, device="cpu",
+                       workers=2, pretrain=True)  # fmt: skip
+    needs = {t.name: t.needs for t in planned}
+    assert next(iter(needs)) == "models", "the longest way begins first"
+    assert needs["start, seed 3"] == ()
+    for what in ("views", "outliers-farthest", "id_latents"):
+        assert needs[f"{what}, seed 3"] == ("models",)
+    assert "start, seed 3" in needs["ce, seed 3"]

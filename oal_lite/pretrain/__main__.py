@@ -1,69 +1,16 @@
-"""The command `python -m oal_lite.pretrain`, and the manifest that it leaves."""
+"""The command `python -m oal_lite.pretrain`."""
 
 import argparse
-import hashlib
-import json
-import shutil
 import sys
-import time
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-
-import torch
 
 from oal_lite import command, pretrain
 from oal_lite.arguments import check_device
-from oal_lite.files import FORGOTTEN, make_folder, write_atomically
-from oal_lite.pretrain import loop
-from oal_lite.pretrain.autoencoder import train_vae
+from oal_lite.pretrain.parts import PARTS, train
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
-from oal_lite.pretrain.teacher import train_teacher
-from oal_lite.pretrain.unet import train_unet
 
-PARTS = {
-    "teacher": train_teacher,
-    "autoencoder": train_vae,
-    "unet": train_unet,
-}
-
-
-def forget_hashes(folder: Path) -> None:
-    """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
-    path = folder / "manifest.json"
-    if path.exists():
-        manifest = json.loads(path.read_text()) | {"sha256": {}}
-        write_atomically(path, lambda p: p.write_text(json.dumps(manifest, indent=1)))
-
-
-def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured: dict) -> None:
-    """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.exists() else {}
-    manifest[part] = {
-        "command": f"python -m oal_lite.pretrain {part}",
-        "settings": asdict(settings),
-        "torch": torch.__version__,
-        "measured": measured,
-    }
-    manifest["sha256"] = {
-        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in sorted(folder.rglob("*"))
-        if f.is_file() and f != path and not _passing(f.relative_to(folder))
-    }
-    text = json.dumps(manifest, indent=1)
-    write_atomically(path, lambda p: p.write_text(text))
-
-
-def _passing(path: Path) -> bool:
-    """Whether a file is here for a while only: a training's state, or what a kill left behind."""
-    return any(part.startswith(("unfinished-", ".")) for part in path.parts)
-
-
-def sweep(folder: Path) -> None:
-    """Delete the temporary folders of saves that were killed long ago."""
-    for left in folder.rglob(".*.tmp"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > FORGOTTEN:
-            shutil.rmtree(left, ignore_errors=True)
+GROUPS = {"diffusion": ["autoencoder", "unet"], "all": list(PARTS)}
 
 
 def _setting(assignment: str) -> tuple[str, int | float]:
@@ -89,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m oal_lite.pretrain", description=pretrain.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("part", choices=["teacher", "diffusion", "autoencoder", "unet"])
+    parser.add_argument("part", choices=[*PARTS, *GROUPS])
     parser.add_argument(
         "--preset", default="shapes", help=f"{', '.join(SETTINGS)} (default: shapes)"
     )
@@ -118,16 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
     source = source_for(arguments.preset, settings, arguments.data_root)
     shipped = arguments.preset == "shapes"
     out = arguments.out or (ASSETS if shipped else Path("models") / arguments.preset)
-    make_folder(out)
-    sweep(out)
-    parts = ["autoencoder", "unet"] if arguments.part == "diffusion" else [arguments.part]
-    for part in parts:
-        forget_hashes(out)
-        measured = PARTS[part](settings, out, arguments.device, source)
-        write_manifest(out, part, settings, {"trained_on": source.name, **measured})
-        sys.stdout.write(json.dumps({part: measured}, indent=1) + "\n")
-    for part in parts:  # not before: an interrupted unet shall not train the autoencoder again
-        loop.unfinished(out, part).unlink(missing_ok=True)
+    parts = GROUPS.get(arguments.part, [arguments.part])
+    train(parts, settings, out, arguments.device, source, lambda s: sys.stdout.write(s + "\n"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The parts of the small models: trained one after the other, and noted in a manifest."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from oal_lite.files import FORGOTTEN, make_folder, write_atomically
+from oal_lite.presets import Preset
+from oal_lite.pretrain import loop
+from oal_lite.pretrain.autoencoder import train_vae
+from oal_lite.pretrain.settings import SETTINGS, PretrainSettings, Source, source_for
+from oal_lite.pretrain.teacher import train_teacher
+from oal_lite.pretrain.unet import train_unet
+
+PARTS = {
+    "teacher": train_teacher,
+    "autoencoder": train_vae,
+    "unet": train_unet,
+}
+
+
+def forget_hashes(folder: Path) -> None:
+    """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
+    path = folder / "manifest.json"
+    if path.exists():
+        manifest = json.loads(path.read_text()) | {"sha256": {}}
+        write_atomically(path, lambda p: p.write_text(json.dumps(manifest, indent=1)))
+
+
+def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured: dict) -> None:
+    """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    manifest[part] = {
+        "command": f"python -m oal_lite.pretrain {part}",
+        "settings": asdict(settings),
+        "torch": torch.__version__,
+        "measured": measured,
+    }
+    manifest["sha256"] = {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file() and f != path and not _passing(f.relative_to(folder))
+    }
+    text = json.dumps(manifest, indent=1)
+    write_atomically(path, lambda p: p.write_text(text))
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is here for a while only: a training's state, or what a kill left behind."""
+    return any(part.startswith(("unfinished-", ".")) for part in path.parts)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary folders of saves that were killed long ago."""
+    for left in folder.rglob(".*.tmp"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > FORGOTTEN:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def train(
+    parts: Sequence[str], settings: PretrainSettings, out: Path, device: str, source: Source,
+    say: Callable[[str], object],
+) -> None:  # fmt: skip
+    """Train parts in this order, each from what those before it have left in the folder.
+
+    Args:
+        parts: names of `PARTS`.
+        settings: of all parts.
+        out: folder of teacher, pipeline and manifest; made if need be.
+        device: where to train.
+        source: of the images.
+        say: called with what was measured, as JSON, after every part.
+    """
+    make_folder(out)
+    sweep(out)
+    for part in parts:
+        forget_hashes(out)
+        measured = PARTS[part](settings, out, device, source)
+        write_manifest(out, part, settings, {"trained_on": source.name, **measured})
+        say(json.dumps({part: measured}, indent=1))
+    # Not before: an interrupted unet shall not train the autoencoder again. After it all is done.
+    for part in PARTS if "unet" in parts else parts:
+        loop.unfinished(out, part).unlink(missing_ok=True)
+
+
+def missing(preset: Preset) -> list[str]:
+    """Parts that have to be trained before the preset's models are whole.
+
+    Raises:
+        ValueError: if the preset's models are not trained here, or lie in two folders.
+    """
+    if preset.pretrain is None:
+        raise ValueError(
+            f"preset {preset.name!r} takes its models from outside; --pretrain is for presets "
+            "whose models are trained here, such as cifar10-scratch"
+        )
+    teacher, pipeline = Path(preset.teacher), Path(preset.pipeline)
+    if (teacher.name, pipeline.name) != (
+        "teacher",
+        "pipeline",
+    ) or teacher.parent != pipeline.parent:
+        raise ValueError(
+            f"teacher {preset.teacher} and pipeline {preset.pipeline}: what is pretrained lies in "
+            "one folder, as FOLDER/teacher and FOLDER/pipeline"
+        )
+    if not (teacher / "config.json").exists():
+        return list(PARTS)  # autoencoder and UNet learn from the teacher
+    halves = ["autoencoder", "unet"]
+    unfinished = any(loop.unfinished(teacher.parent, half).exists() for half in halves)
+    whole = (pipeline / "model_index.json").exists() and not unfinished
+    return [] if whole else halves
+
+
+def train_missing(preset: Preset, device: str, say: Callable[[str], object]) -> None:
+    """Train what `missing` names, with the settings that the preset names.
+
+    Raises:
+        ValueError: as `missing`, and for images that cannot be read.
+    """
+    if parts := missing(preset):
+        settings = SETTINGS[preset.pretrain]
+        source = source_for(preset.pretrain, settings, preset.data_root)
+        train(parts, settings, Path(preset.teacher).parent, device, source, say)
