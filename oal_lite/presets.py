@@ -150,16 +150,17 @@ CIFAR10_SCRATCH = Preset(
         keep_every=20,
     ),
 )
-# For two CPU cores and no model from outside: a fifth of the images, a narrow student, and the
-# small models of `python -m oal_lite.pretrain ... --preset cifar10-small`.
+# For two CPU cores and no model from outside: a tenth of the images, the student and the lengths
+# of `shapes`, and the small models of `python -m oal_lite.pretrain ... --preset cifar10-small`.
 CIFAR10_SMALL = Preset(
     name="cifar10-small",
     benchmark="cifar10",
     teacher="models/cifar10-small/teacher",
     pipeline="models/cifar10-small/pipeline",
     pretrain="cifar10-small",
-    benchmark_sizes={"n_train": 10_000},
-    train=TrainSettings(start_epochs=20, epochs=6),
+    embedded_far=True,
+    benchmark_sizes={"n_train": 5_000},
+    train=TrainSettings(fresh_start=True),
 )
 CIFAR100 = replace(
     CIFAR10,

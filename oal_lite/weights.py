@@ -78,7 +78,7 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     if folder.is_absolute() or not HUB_ID.fullmatch(str(name)):
         raise FileNotFoundError(
             f"there is no model folder {str(name)!r}; expected a folder or a hub id 'owner/name' "
-            "(small ones are made by python -m oal_lite.pretrain)"
+            "(small ones are made by --pretrain, or python -m oal_lite.pretrain)"
         )
     if cached := in_cache(str(name)):
         return cached

@@ -191,8 +191,16 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
 def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(capsys):
     assert main(["--preset", "cifar10-small", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert text.count("python -m oal_lite.pretrain --preset cifar10-small") == 2
+    assert text.count("train it first with --pretrain") == 2
     assert "downloaded, models" not in text and "  teacher on all views" not in text
+
+
+def test_the_dry_run_counts_the_steps_of_one_process():
+    preset = get_preset("cifar10-scratch")  # 94 epochs of start, 6 of each arm, 390 steps each
+    assert budget.steps(preset, ["ce", "kd"], 3) == 3 * (94 + 2 * 6) * 390
+    assert budget.steps(get_preset("cifar10-small"), ["ce"], 1) == (12 + 4) * (5_000 // 64)
+    text = budget.describe(preset, ["ce", "kd"])
+    assert f"In one process at least {106 * 390 * 0.0147 / 60:.0f}, however fast the GPU" in text
 
 
 def test_the_dry_run_of_shapes_needs_nothing(capsys, no_network):
