@@ -286,7 +286,7 @@ def sample_outliers_per_class(
     One seed is drawn from the generator and split by class and round (`round_generator`), so
     that a class's outliers depend neither on the other classes nor on the number of rounds. The
     noise is drawn where the generator lives: on the CPU it is the same for features on any device,
-    and on a GPU it is other noise, drawn a hundred times as fast.
+    and on a GPU it is other noise, for which nothing has to be copied.
 
     Labels run from 0 to n_classes - 1, and each class needs at least k features. OAL's code
     takes 10 rounds on CIFAR-10 and 100 on CIFAR-100. `progress` shows a bar over the classes;
