@@ -227,6 +227,18 @@ FAULTS = [
     Fault("a claim holds on its mean alone", "claims.py", "HOLDS if low > claim", "HOLDS if high > claim", "test_claims"),
     Fault("differences of other seeds", "claims.py", "theirs[s] / unit for s in seeds]",
           "theirs[s] / unit for s in seeds[::-1]]", "test_claims test_ablations test_study"),
+    # files and processes
+    Fault("Ctrl-C between a worker and its orders", "workers.py",
+          "signal.signal(signal.SIGINT, lambda number, _: heard.append(number))", "pass", "test_workers"),
+    Fault("Ctrl-C is forgotten", "workers.py", "handler(signal.SIGINT, None)", "pass", "test_workers"),
+    Fault("what another run deleted is damaged", "files.py", "return not stat.S_ISREG(path.stat().st_mode)",
+          "return path.exists() and not path.is_file()", "test_files"),
+    Fault("folders of the living are swept", "files.py", "if _forgotten(left):", "if True:", "test_files"),
+    Fault("altered tensors pass", "files.py", "!= _checksum(tensors, header)", "is None", "test_files"),
+    # costs and pictures
+    Fault("a plan of NaN costs NaN", "costs.py", "need_number(**numbers)", "pass", "test_bad_input_more"),
+    Fault("guidance is free", "costs.py", "plan.steps * 2 *", "plan.steps *", "test_costs"),
+    Fault("an interval on one side", "plots.py", "[high - mean]", "[mean - low]", "test_plots"),
 ]  # fmt: skip
 
 
