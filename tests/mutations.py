@@ -238,7 +238,7 @@ FAULTS = [
     # costs and pictures
     Fault("a plan of NaN costs NaN", "costs.py", "need_number(**numbers)", "pass", "test_bad_input_more"),
     Fault("guidance is free", "costs.py", "plan.steps * 2 *", "plan.steps *", "test_costs"),
-    Fault("an interval on one side", "plots.py", "[high - mean]", "[mean - low]", "test_plots"),
+    Fault("an interval at its ends", "plots.py", "[[mean - low], [high - mean]]", "[[low], [high]]", "test_plots"),
 ]  # fmt: skip
 
 

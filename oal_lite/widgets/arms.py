@@ -47,21 +47,21 @@ def draw(run: Run, score: str):  # noqa: ANN201
     # Fixed places and plain text: a layout engine and a table would take half of the drawing time.
     figure = Figure(figsize=(10, 4))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 0.85))
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.34, top=0.88, wspace=0.25)
+    figure.subplots_adjust(left=0.095, right=0.99, bottom=0.34, top=0.88, wspace=0.25)
     plots.score_histograms(groups, ax=left)
     left.set_xlabel(f"{score} score (high = OOD)")
-    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.27), ncols=2)
+    left.legend(fontsize=9, loc="upper left", bbox_to_anchor=(-0.2, -0.27), ncols=2)
     plots.roc({plots.LABELS[g]: (groups["id"], groups[g]) for g in ("near", "far")}, ax=middle)
     middle.set(xlabel="FPR (ID called OOD)", ylabel="TPR (OOD found)")
     sets = run.record["metrics"][score]
-    lines = [f"{'OOD set':10}{'AUROC':>7}{'FPR95':>7}  %"]
+    lines = [f"{'set, %':10}{'AUROC':>7}{'FPR95':>7}"]
     for group in ("near", "far"):
         lines += [f"{group}-OOD"] + [
             f"  {name:8}{100 * m['auroc']:7.1f}{100 * m['fpr95']:7.1f}"
             for name, m in sets[group].items()
         ]
     right.axis("off")
-    right.text(0, 1, "\n".join(lines), family="monospace", fontsize=9, va="top", linespacing=1.5)
+    right.text(0, 1, "\n".join(lines), family="monospace", fontsize=10, va="top", linespacing=1.5)
     record = run.record
     figure.suptitle(f"{record['arm']}, seed {record['seed']}, score {score}", fontsize=12)
     near = detection_metrics(groups["id"], groups["near"])
