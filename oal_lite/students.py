@@ -22,15 +22,16 @@ def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
 class _Projection(nn.Conv2d):
     """A 1x1 convolution with a stride.
 
-    Below 8 channels it picks its pixels itself. There, in channels-last order, the kernel of
-    oneDNN for processors without AVX-512 writes beyond its memory (torch 2.13).
+    Below 16 channels it picks its pixels itself. There, in channels-last order, oneDNN's kernels
+    write beyond their memory: below 8 channels that for AVX2, below 16 that for AVX-512 (torch
+    2.13; uxlfoundation/oneDNN#6035).
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int):
         super().__init__(n_in, n_out, 1, stride, bias=False)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        if self.in_channels >= 8:
+        if self.in_channels >= 16:
             return super().forward(x)
         rows, columns = self.stride
         return F.conv2d(x[:, :, ::rows, ::columns], self.weight)

@@ -102,9 +102,8 @@ def _fetch(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=PATTERNS, ignore_patterns=UNUSED))
     except Exception as error:  # httpx, requests, OSError or the hub's own: all say "not reached"
-        reason = str(error).strip().splitlines()
         raise FileNotFoundError(
-            f"cannot download {name} ({type(error).__name__}: {reason[0] if reason else '-'}); "
+            f"cannot download {name} ({type(error).__name__}: {_first_line(error)}); "
             "check its name and the network, or name a folder"
         ) from None
 
@@ -148,14 +147,18 @@ def loading(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()
         raise ValueError(
-            f"the model in {name} is damaged ({type(error).__name__}: "
-            f"{reason[0] if reason else '-'}); restore its files"
+            f"the model in {name} is damaged ({type(error).__name__}: {_first_line(error)}); "
+            "restore its files"
         ) from None
     except OSError as error:
-        reason = str(error).strip().splitlines()
         raise FileNotFoundError(
-            f"the model in {name} cannot be loaded ({reason[0] if reason else error}); expected "
-            "a config and safetensors, as save_pretrained writes them"
+            f"the model in {name} cannot be loaded ({_first_line(error)}); expected a config and "
+            "safetensors, as save_pretrained writes them"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in short: transformers may list every model that it knows."""
+    lines = str(error).strip().splitlines() or ["-"]
+    return lines[0] if len(lines[0]) <= 200 else lines[0][:200] + "..."

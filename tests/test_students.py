@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oal_lite.students import LatentStem, ResNet18
+from oal_lite.students import BasicBlock, LatentStem, ResNet18
 
 
 def n_parameters(model):
@@ -108,3 +108,22 @@ def test_what_joins_the_images_leaves_the_running_statistics_to_them(kind, own_b
 def test_an_unknown_stem_is_named():
     with pytest.raises(ValueError, match="unknown stem 'medium'; choose 'small'"):
         ResNet18(10, stem="medium")
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 4, 8, 12, 16])
+def test_a_shortcut_of_any_width_is_a_strided_convolution_and_stays_in_its_memory(n_in):
+    """Where oneDNN's kernel is let loose on few channels, this ends in a crash or wrong numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = BasicBlock(n_in, 2 * n_in, 2).to(memory_format=torch.channels_last)
+        x = torch.randn(8, n_in, 32, 32).to(memory_format=torch.channels_last)
+    projection = block.shortcut[0]
+    for _ in range(3):
+        x = x.detach().requires_grad_(True)
+        projection.weight.grad = None
+        projection(x).square().sum().backward()
+    exact = x.detach().double().requires_grad_(True)
+    weight = projection.weight.detach().double().requires_grad_(True)
+    torch.nn.functional.conv2d(exact, weight, stride=2).square().sum().backward()
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(projection.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-2)
