@@ -281,10 +281,15 @@ def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> 
         values = [t[name] for t in history["terms"]]
         axes[0].plot(epochs, values, marker="osD^v"[i % 5], markersize=4, label=name)
     axes[0].axhline(0, color="0.7", linewidth=0.8)
-    axes[0].set(xlabel="epoch", ylabel="loss term, unweighted (nats)", yscale="symlog")
+    # Within 2 of zero a symmetric logarithm is linear, but has no ticks to speak of.
+    largest = max(abs(v) for terms in history["terms"] for v in terms.values())
+    scale = "symlog" if largest > 2 else "linear"
+    axes[0].set(xlabel="epoch", ylabel="loss term, unweighted (nats)", yscale=scale)
     axes[0].legend(fontsize="x-small")
     axes[1].plot(epochs, history["train_accuracy"], marker="o", markersize=4, label="train")
     axes[1].plot(epochs, history["val_accuracy"], marker="s", markersize=4, label="validation")
     axes[1].set(xlabel="epoch", ylabel="ID accuracy", ylim=(0, 1.01))
     axes[1].legend(fontsize="x-small")
+    for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return axes
