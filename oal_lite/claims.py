@@ -153,12 +153,18 @@ def verdict(claim: Claim, table: Table) -> tuple[str, str]:
 
 
 def rows(study: Mapping, claims: Sequence[Claim] = CLAIMS + PIECES + TARGETS) -> list[list[str]]:
-    """Claim, experiment, number with interval and verdict, from what `study.json` holds."""
+    """Claim, experiment, number with interval and verdict, from what `study.json` holds.
+
+    On a GPU the trainings of a study share it, and the seconds of an arm depend on its neighbours.
+    """
     lines = []
     for claim in claims:
         part = study if claim.section == "arms" else study.get("ablations", {}).get(claim.section)
         table = (part or {}).get("table", {})
-        phrase, numbers = verdict(claim, table)
+        if "seconds" in claim.column and "cuda" in study.get("machine", ""):
+            phrase, numbers = UNTESTABLE, "seconds of processes that shared a GPU"
+        else:
+            phrase, numbers = verdict(claim, table)
         lines.append([claim.text, f"`{claim.arm}` − `{claim.baseline}`", numbers, phrase])
     return lines
 

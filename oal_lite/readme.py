@@ -24,9 +24,10 @@ def tables(figures: Path) -> dict[str, str]:
     arms, caption, paired, *_ = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
+    beside = ", beside others on one GPU" if "cuda" in study["machine"] else ""
     made = (
         f"Made on {study['made']} ({study['machine']}). One training after the common start takes "
-        f"{seconds[fastest]:.0f} s (`{fastest}`) to {seconds[slowest]:.0f} s (`{slowest}`)."
+        f"{seconds[fastest]:.0f} s (`{fastest}`) to {seconds[slowest]:.0f} s (`{slowest}`){beside}."
     )
     return {
         "arms": f"{arms}\n\n{caption} {made}",

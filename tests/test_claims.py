@@ -112,3 +112,12 @@ def test_every_claim_is_about_arms_that_the_study_runs():
     for claim in (*CLAIMS, *PIECES, *TARGETS):
         if "paper size" not in claim.arm:
             assert {claim.arm, claim.baseline} <= known[claim.section], claim
+
+
+def test_seconds_of_a_shared_gpu_decide_nothing():
+    claim = Claim("faster", "new", "old", "training seconds")
+    column = {"training seconds": {"values": [1.0, 1.1, 1.2], "seeds": [0, 1, 2]}}
+    slower = {"training seconds": {"values": [2.0, 2.1, 2.3], "seeds": [0, 1, 2]}}
+    study = {"table": {"new": column, "old": slower}}
+    phrases = [rows(study | {"machine": m}, [claim])[0][3] for m in ("x86_64 cpu", "x86_64 cuda")]
+    assert phrases == [HOLDS, UNTESTABLE]
