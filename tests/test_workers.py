@@ -108,8 +108,16 @@ def test_a_wrong_arm_is_named_before_any_process_starts(tiny_preset, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """Ctrl-C interrupts, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_waits_until_a_process_has_started_whichever_thread_hears_it():
+def test_ctrl_c_waits_until_a_process_has_started_whichever_thread_hears_it(hears_ctrl_c):
     """NumPy's threads do not block the signal; Python then interrupts the main thread."""
     before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
     done = []
