@@ -51,10 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
         return
     device = arguments.device or study.default_device()
     check_device(device)
+    make_folder(Path(arguments.out))  # before hours of training, not after
     if command.pretrains(arguments, preset):
         command.pretrain(preset, device, say)
     study.find_models(preset, arms, progress=say)
-    make_folder(Path(arguments.out))  # before hours of training, not after
     results = study.run(
         preset, arms, range(arguments.seeds), runs=arguments.runs, device=device,
         fresh=arguments.fresh, progress=say,

@@ -69,9 +69,11 @@ def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
     Raises:
         ValueError: if they are asked for, and are not trained here.
     """
+    if not arguments.pretrain:
+        return False
     from oal_lite.pretrain.parts import missing
 
-    return arguments.pretrain and bool(missing(preset))
+    return bool(missing(preset))
 
 
 def pretrain(preset: Preset, device: str, say: Callable[[str], None]) -> None:

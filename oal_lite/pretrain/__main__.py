@@ -7,10 +7,10 @@ from pathlib import Path
 
 from oal_lite import command, pretrain
 from oal_lite.arguments import check_device
-from oal_lite.pretrain.parts import PARTS, train
+from oal_lite.pretrain.parts import DIFFUSION, PARTS, train
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
 
-GROUPS = {"diffusion": ["autoencoder", "unet"], "all": list(PARTS)}
+GROUPS = {"diffusion": DIFFUSION, "all": tuple(PARTS)}
 
 
 def _setting(assignment: str) -> tuple[str, int | float]:

@@ -23,6 +23,7 @@ PARTS = {
     "autoencoder": train_vae,
     "unet": train_unet,
 }
+DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
 
 
 def forget_hashes(folder: Path) -> None:
@@ -102,20 +103,16 @@ def missing(preset: Preset) -> list[str]:
             "whose models are trained here, such as cifar10-scratch"
         )
     teacher, pipeline = Path(preset.teacher), Path(preset.pipeline)
-    if (teacher.name, pipeline.name) != (
-        "teacher",
-        "pipeline",
-    ) or teacher.parent != pipeline.parent:
+    if (teacher, pipeline) != (teacher.parent / "teacher", teacher.parent / "pipeline"):
         raise ValueError(
             f"teacher {preset.teacher} and pipeline {preset.pipeline}: what is pretrained lies in "
             "one folder, as FOLDER/teacher and FOLDER/pipeline"
         )
     if not (teacher / "config.json").exists():
         return list(PARTS)  # autoencoder and UNet learn from the teacher
-    halves = ["autoencoder", "unet"]
-    unfinished = any(loop.unfinished(teacher.parent, half).exists() for half in halves)
+    unfinished = any(loop.unfinished(teacher.parent, half).exists() for half in DIFFUSION)
     whole = (pipeline / "model_index.json").exists() and not unfinished
-    return [] if whole else halves
+    return [] if whole else list(DIFFUSION)
 
 
 def train_missing(preset: Preset, device: str, say: Callable[[str], object]) -> None:
