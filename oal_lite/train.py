@@ -6,6 +6,7 @@ very view beside it. The released code runs the teacher at every step instead, w
 of its arithmetic.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -339,6 +340,8 @@ def fit(
         pct_start=min(0.1, 100 / steps) if steps > 10 else 0.0, cycle_momentum=False,
     )  # fmt: skip
     fused = [student.stem, *student.stages] if fuse and device.type == "cuda" else []
+    if fused:  # of sizes it does not know yet torch complains by dozens, and goes on
+        logging.getLogger("torch.utils._sympy.interp").setLevel(logging.ERROR)
     for stage in fused:
         stage.compile()
     student, optimizer, schedule = accelerator.prepare(student, optimizer, schedule)

@@ -109,7 +109,7 @@ def bench_every_panel_is_here():
 def bench_first_picture(findings, name):
     make, panels = PANELS[name](), []
     found = [timed(lambda: panels.append(make()))[0] for _ in range(3)]
-    assert panels[-1].image.value[:4] == b"\x89PNG"
+    assert panels[-1].image.value.startswith("<img")
     findings["limits"][f"first picture of the panel {name}, s"] = {
         "value": statistics.median(found), "limit": LIMIT,
     }  # fmt: skip
