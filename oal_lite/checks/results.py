@@ -20,6 +20,8 @@ def check_group_mean(group_mean: Callable[[Mapping], float]) -> str:
             "that is the sum; divide by the number of sets.": 1.5,
         },
     )  # fmt: skip
+    more = {name: {"auroc": x, "n_ood": 10} for name, x in zip("abc", (0.2, 0.3, 1.0), strict=True)}
+    compare(group_mean(more), 0.5, "the mean of sets with 0.2, 0.3 and 1")
     return "Right: a set of 100 images counts as much as one of 900."
 
 
@@ -57,5 +59,11 @@ def check_paired(paired: Callable) -> str:
                 around(statistics.stdev(d), stats.t.ppf(0.975, 4)),
             "return three numbers: mean, low, high.": mean,
         },
+    )  # fmt: skip
+    more = [0.7, 0.6, 0.9, 0.8, 0.5], [0.6, 0.6, 0.7, 0.8, 0.6]
+    five = paired_test(*more)
+    compare(
+        paired(*more), (five.mean_difference, five.low, five.high),
+        "(mean, low, high) of five seeds", tolerance=1e-5,
     )  # fmt: skip
     return "Right: the same interval as oal_lite.metrics.paired_test."
