@@ -85,10 +85,12 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
         draw_map(spaces[space], ax=left, title=space)
         names = [plots.LABELS[g] for g in purity]
         right.barh(names, [100 * p for p in purity.values()], color="#0072B2")
-        by_chance = [100 * chance[space][g] for g in purity]
-        right.scatter(by_chance, names, s=900, marker="|", color="black", linewidth=2.5)
+        for row, g in enumerate(purity):
+            by_chance = [100 * chance[space][g]] * 2
+            right.plot(by_chance, [row - 0.4, row + 0.4], color="black", linewidth=2.5)
         right.invert_yaxis()
-        right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %; black: by chance")
+        right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %")
+        right.set_title("black: by chance", fontsize=10)
         sentence = (
             f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
             f"{purity['near']:.0%} are near-OOD themselves (by chance "
