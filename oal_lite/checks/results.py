@@ -49,6 +49,8 @@ def check_paired(paired: Callable) -> str:
             f"that takes the two lists apart. {seeds}": around(unpaired, t3),
             f"that takes the two lists as independent. {seeds}": around(unpaired, normal),
             "s divides by n − 1 (`ddof=1`), not by n.": around(statistics.pstdev(d), t3),
+            "s divides by n − 1 (`ddof=1`), and the quantile is Student's t, not 1.96.":
+                around(statistics.pstdev(d), normal),
             "with few seeds the quantile is Student's t with n − 1 degrees of freedom, not 1.96.":
                 around(statistics.stdev(d), normal),
             "divide s by the root of n: it is the mean whose interval is asked for.":
