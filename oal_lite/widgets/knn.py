@@ -180,7 +180,7 @@ def _histogram(ax, own, made: Round, k: int) -> None:  # noqa: ANN001
             values.numpy(), edges, weights=share, histtype="step", color=colour, linestyle=style,
             linewidth=2, label=f"{name} (n = {len(values):,})",
         )  # fmt: skip
-    ax.set(xlabel=f"squared distance to the k-th nearest ID feature, r_k (k = {k})", ylabel="share")
+    ax.set(xlabel=f"r_k, squared distance to ID neighbour k = {k}", ylabel="share")
     ax.legend(fontsize=8)
 
 
