@@ -54,6 +54,7 @@ def check_own_percentile(own_percentile: Callable) -> str:
             "the row of flat index p is p // s; p % s is the place within the row.":
                 (distances[picks % 6] < kept[:, None]).double().mean(1),
             "one number for each pick is asked for, without the last mean.": truth.mean(),
+            "the share is of all s candidates of the point, the pick among them.": truth * 40 / 39,
         },
     )  # fmt: skip
     return "Right: near 1 would say that the farthest were kept. Are these?"

@@ -20,6 +20,8 @@ def check_group_mean(group_mean: Callable[[Mapping], float]) -> str:
             "that is the sum; divide by the number of sets.": 1.5,
         },
     )  # fmt: skip
+    more = {name: {"auroc": x, "n_ood": 10} for name, x in zip("abc", (0.2, 0.3, 1.0), strict=True)}
+    compare(group_mean(more), 0.5, "the mean of sets with 0.2, 0.3 and 1")
     return "Right: a set of 100 images counts as much as one of 900."
 
 
@@ -47,6 +49,8 @@ def check_paired(paired: Callable) -> str:
             f"that takes the two lists apart. {seeds}": around(unpaired, t3),
             f"that takes the two lists as independent. {seeds}": around(unpaired, normal),
             "s divides by n − 1 (`ddof=1`), not by n.": around(statistics.pstdev(d), t3),
+            "s divides by n − 1 (`ddof=1`), and the quantile is Student's t, not 1.96.":
+                around(statistics.pstdev(d), normal),
             "with few seeds the quantile is Student's t with n − 1 degrees of freedom, not 1.96.":
                 around(statistics.stdev(d), normal),
             "divide s by the root of n: it is the mean whose interval is asked for.":
@@ -57,5 +61,11 @@ def check_paired(paired: Callable) -> str:
                 around(statistics.stdev(d), stats.t.ppf(0.975, 4)),
             "return three numbers: mean, low, high.": mean,
         },
+    )  # fmt: skip
+    more = [0.7, 0.6, 0.9, 0.8, 0.5], [0.6, 0.6, 0.7, 0.8, 0.6]
+    five = paired_test(*more)
+    compare(
+        paired(*more), (five.mean_difference, five.low, five.high),
+        "(mean, low, high) of five seeds", tolerance=1e-5,
     )  # fmt: skip
     return "Right: the same interval as oal_lite.metrics.paired_test."

@@ -19,9 +19,12 @@ def draw(f1: float, f2: float, f3: float):  # noqa: ANN201
     left.set(ylabel="logit", ylim=(-2, 10))
     right.bar(names, (100 * shares).tolist(), color="#E69F00", hatch="//", edgecolor="white")
     right.set(ylabel="softmax, %", ylim=(0, 100))
+    best = [name for name, share in zip(names, shares, strict=True) if share == shares.max()]
+    says = f"The network would say <b>{best[0]}</b>"
+    if len(best) > 1:
+        says = f"A tie: the network cannot choose between <b>{', '.join(best)}</b>"
     sentence = (
-        f"Energy S = {energy(logits).item():.1f} (high = OOD). The network would say "
-        f"<b>{names[int(shares.argmax())]}</b>, {shares.max():.0%} sure."
+        f"Energy S = {energy(logits).item():.1f} (high = OOD). {says}, {shares.max():.0%} sure."
     )
     return figure, sentence
 

@@ -122,11 +122,11 @@ def information_panel(trained_tracks: Tracks) -> Panel:
         fitted, minimised = ([tracks[r, p].bounds[place] for r in rhos] for p in get_args(Protocol))
         figure = Figure(figsize=(10, 3.9))
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.07, right=0.99, bottom=0.15, top=0.9, wspace=0.22)
+        figure.subplots_adjust(left=0.07, right=0.99, bottom=0.15, top=0.9, wspace=0.29)
         curves = {
             "CLUB, q fitted": (fitted, "#D55E00", "^--"),
-            f"InfoNCE, n = {n}": (lower[n][:, 0], "#009E73", "s-."),
-            f"NWJ, n = {n}": (lower[n][:, 1], "#0072B2", "x-"),
+            f"InfoNCE, N = {n}": (lower[n][:, 0], "#009E73", "s-."),
+            f"NWJ, N = {n}": (lower[n][:, 1], "#0072B2", "x-"),
         }
         _curves(left, rhos, list(truth.values()), curves, rho)
         _tracks(right, {p: tracks[rho, p] for p in get_args(Protocol)}, truth[rho], rho, trained)

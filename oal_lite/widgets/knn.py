@@ -180,7 +180,7 @@ def _histogram(ax, own, made: Round, k: int) -> None:  # noqa: ANN001
             values.numpy(), edges, weights=share, histtype="step", color=colour, linestyle=style,
             linewidth=2, label=f"{name} (n = {len(values):,})",
         )  # fmt: skip
-    ax.set(xlabel=f"squared distance to the {k}th nearest ID feature, r_k", ylabel="share")
+    ax.set(xlabel=f"r_k, squared distance to ID neighbour k = {k}", ylabel="share")
     ax.legend(fontsize=8)
 
 
@@ -188,12 +188,16 @@ def _sentence(features, own, made: Round, k: int, sigma: float) -> str:  # noqa:
     points = features[made.boundary].repeat_interleave(len(made.picks) // len(made.boundary), 0)
     cosine = (points * made.outliers).sum(1).mean().item()
     kept = made.distances.flatten()[made.picks].mean().item()
-    ratio = kept / own.mean().item() if own.mean() > 0 else math.inf
-    times = f"{ratio:.1f} times" if math.isfinite(ratio) else "far above"
+    known = own.mean().item()
+    beside = (
+        f", {kept / known:.1f} times that of an ID feature (k = {k})"
+        if known > 1e-9
+        else f"; that of an ID feature is 0, for with k = {k} it is its own neighbour"
+    )
     return (
         f"The {len(made.picks)} outliers lie at percentile {100 * made.percentiles.mean():.0f} "
         f"of their own point's candidates (100 = the farthest, 50 = any). Their mean r_k is "
-        f"{kept:.3f}, {times} that of an ID feature (k = {k}). With σ = {sigma:.3f} the noise has "
+        f"{kept:.3g}{beside}. With σ = {sigma:.3f} the noise has "
         f"length about {sigma * math.sqrt(3):.2f}, and an outlier has cosine {cosine:.2f} with "
         f"its own boundary point."
     )

@@ -45,6 +45,12 @@ def group_purity(space: Space, k: int) -> dict[str, float]:
     return {g: p.mean().item() for g, p in zip(space.features, purity.split(sizes.tolist()))}  # noqa: B905
 
 
+def _chance(space: Space) -> dict[str, float]:
+    """Purity of each group if neighbours were drawn at random from all other points."""
+    sizes = {g: len(x) for g, x in space.features.items()}
+    return {g: (n - 1) / (sum(sizes.values()) - 1) for g, n in sizes.items()}
+
+
 def draw_map(space: Space, *, ax=None, title: str = ""):  # noqa: ANN001, ANN201
     """Scatter a joint map: groups told apart by colour and marker."""
     import matplotlib.pyplot as plt
@@ -69,6 +75,7 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
     if not spaces:
         raise ValueError("no feature space to show; make one with map_space")
     smallest = min(len(x) for s in spaces.values() for x in s.features.values())
+    chance = {name: _chance(s) for name, s in spaces.items()}
 
     def render(space: str, k: int):  # noqa: ANN202
         purity = group_purity(spaces[space], k)
@@ -78,12 +85,18 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
         draw_map(spaces[space], ax=left, title=space)
         names = [plots.LABELS[g] for g in purity]
         right.barh(names, [100 * p for p in purity.values()], color="#0072B2")
+        for row, g in enumerate(purity):
+            by_chance = [100 * chance[space][g]] * 2
+            right.plot(by_chance, [row - 0.4, row + 0.4], color="black", linewidth=2.5)
         right.invert_yaxis()
         right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %")
+        right.set_title("black: by chance", fontsize=10)
         sentence = (
             f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
-            f"{purity['near']:.0%} are near-OOD themselves; of a synthetic outlier's, "
-            f"{purity['synthetic']:.0%} are synthetic."
+            f"{purity['near']:.0%} are near-OOD themselves (by chance "
+            f"{chance[space]['near']:.0%}); of a synthetic outlier's, "
+            f"{purity['synthetic']:.0%} are synthetic (by chance "
+            f"{chance[space]['synthetic']:.0%})."
         )
         return figure, sentence
 
@@ -95,5 +108,6 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
     }
     return Panel(
         {name: controls[name] for name in ("space", "k")}, render,
-        alt="A joint map of ID, OOD and synthetic images, and bars of the purity of each group",
+        alt="A joint map of ID, OOD and synthetic images, and bars of the purity of each group "
+        "beside chance",
     )  # fmt: skip

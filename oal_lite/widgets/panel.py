@@ -164,8 +164,9 @@ def _positions(control: ipywidgets.ValueWidget) -> list:
         low, high = control.base**control.min, control.base**control.max
         return [low, (low * high) ** 0.5, high]
     if hasattr(control, "max"):
-        middle = control.min + (control.max - control.min) / 2
-        return [control.min, type(control.value)(middle), control.max]
+        # On a step: a browser would move a value between two steps, and send that back.
+        steps = round((control.max - control.min) / 2 / control.step)
+        return [control.min, type(control.value)(control.min + steps * control.step), control.max]
     if hasattr(control, "options"):
         return [option[1] if isinstance(option, tuple) else option for option in control.options]
     return [True, False]

@@ -96,13 +96,15 @@ def draw(grid: dict[Settings, Sample], word: str, class_names: Sequence[str], **
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
     shares = sample.logits.softmax(0)
+    named, of_word = class_names[shares.argmax()], shares[list(class_names).index(word)]
+    besides = "" if named == word else f", as {word} with {of_word:.0%}"
     moved = (sample.latent - plain.latent).norm() / plain.latent.norm()
     sentence = (
         f"Strength s = {at['strength']:g}, guidance w = {at['guidance']:g}, N = {at['steps']}, "
         f"seed {at['seed']}: the latent has moved by {moved:.0%} of the length of "
-        f"the word's own latent. The teacher reads the picture as <b>{class_names[shares.argmax()]}"
-        f"</b> ({shares.max():.0%}), as {word} with {shares[list(class_names).index(word)]:.0%}; "
-        f"energy {energy(sample.logits[None]).item():.1f} (high = OOD)."
+        f"the word's own latent. The teacher reads the picture as <b>{named}</b> "
+        f"({shares.max():.0%}){besides}; energy {energy(sample.logits[None]).item():.1f} "
+        "(high = OOD)."
     )
     return figure, sentence
 
