@@ -36,9 +36,13 @@ notebooks: .venv/test.stamp
 	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb notebooks/solutions/*.ipynb
 	$(BIN)/python -m oal_lite.notebooks notebooks/*.ipynb notebooks/solutions/*.ipynb
 
-# Pages with words for every picture; nbconvert's default template would leave them out.
+# Pages with words for every picture; nbconvert's default template would leave them out. The classic
+# one hides the triangle of what can be opened, and sets words in tables to the right.
+STYLE := <style>summary{display:list-item!important;cursor:pointer}
+STYLE += .text_cell_render td,.text_cell_render th{text-align:left!important}</style>
 html: .venv/test.stamp
 	$(BIN)/jupyter nbconvert --to html --template classic --output-dir build/html notebooks/*.ipynb
+	sed -i.old 's|</head>|$(STYLE)</head>|' build/html/*.html && rm build/html/*.old
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check oal_lite tests notebooks

@@ -38,3 +38,4 @@ def test_the_panels_answer():
     assert "without an error" in panel.check()
     panel.move(f1=0, f2=0, f3=0)
     assert "S = -1.1" in panel.sentence.value and "33% sure" in panel.sentence.value
+    assert "A tie" in panel.sentence.value

@@ -86,3 +86,14 @@ def test_check_finds_a_control_that_does_nothing():
 def test_a_panel_without_controls_is_refused():
     with pytest.raises(ValueError, match="at least one control"):
         Panel({}, draw, alt="")
+
+
+def test_check_stands_on_the_steps_of_a_slider():
+    # a browser moves a value between two steps and sends that back: the panel would not reset
+    seen = []
+    panel = Panel(
+        {"height": ipywidgets.IntSlider(100, 10, 300, step=10)},
+        lambda height: seen.append(height) or draw(height, "red"), alt="a line",
+    )  # fmt: skip
+    panel.check()
+    assert seen == [100, 10, 150, 300]

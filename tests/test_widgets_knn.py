@@ -64,6 +64,12 @@ def test_the_whole_panel_walks():
     assert "15 positions of 5 controls" in knn_panel(60).check()
 
 
+def test_the_first_neighbour_is_the_feature_itself():
+    panel = knn_panel(60)
+    panel.move(k=1)
+    assert "that of an ID feature is 0" in panel.sentence.value
+
+
 @pytest.mark.usefixtures("own_errors")
 def test_a_bug_put_into_the_callback_is_caught_by_the_check(monkeypatch):
     panel = knn_panel(60)
