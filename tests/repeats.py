@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -103,7 +104,8 @@ class Peak:
 
 
 def _high_water_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = Path(f"/proc/{pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []  # on Linux
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
@@ -126,6 +128,7 @@ def _writable(folder: Path) -> bool:
 # --- outside: where and how -------------------------------------------------------------------
 
 
+@cache
 def confined() -> list[str]:
     """A command that starts others without network, and without root's right to write anywhere."""
     user = ["--map-current-user"] if os.getuid() else []
@@ -162,7 +165,7 @@ class Account:
         return self.folder / "jupyter" / "kernels" / OLD_KERNEL
 
     def run(self, name: str, place: str, old_kernel: bool, hide_gpu: bool, full: bool) -> Result:
-        """Run one notebook."""
+        """Run one notebook of this account's checkout."""
         path = self.checkout / "notebooks" / name
         if old_kernel:
             notebook = json.loads(path.read_text(encoding="utf-8"))
