@@ -2,7 +2,7 @@
 # make test  set up, unit tests, sliders in a browser (if there is one), then every notebook
 # make bench set up, plain forms against fast ones -> figures/performance.json and .png
 # make lab   set up, open JupyterLab on the notebooks
-# make lint, mutations, interruptions, coverage   see CONTRIBUTING.md
+# make lint, mutations, interruptions, repeats, coverage   see CONTRIBUTING.md
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test bench lab notebooks html lint mutations interruptions coverage clean
+.PHONY: run test bench lab notebooks html lint mutations interruptions repeats coverage clean
 
 run: .venv/run.stamp
 	$(BIN)/python -m oal_lite $(ARGS)
@@ -55,6 +55,10 @@ mutations: .venv/test.stamp
 # Killed twenty times at random moments, by SIGKILL and Ctrl-C: is the result the same?
 interruptions: .venv/test.stamp
 	$(BIN)/python tests/interruptions.py $(ARGS)
+
+# Every notebook five times, as strangers run it: does it pass, and in how much memory?
+repeats: .venv/test.stamp
+	$(BIN)/python tests/repeats.py $(ARGS)
 
 # Lines of the package that the tests run: 90 % or more. What workers run is not counted.
 coverage: .venv/test.stamp

@@ -50,8 +50,8 @@ FAULTS = [
           ".topk(k, dim=1).indices[:, 0]", "test_scores"),
     Fault("k-NN score squared", "scores.py", "(queries - bank[neighbours]).norm(dim=1)",
           "(queries - bank[neighbours]).square().sum(dim=1)", "test_scores"),
-    Fault("Mahalanobis to the farthest mean", "scores.py", "torch.cdist(queries, centres).amin(dim=1)",
-          "torch.cdist(queries, centres).amax(dim=1)", "test_scores"),
+    Fault("Mahalanobis to the farthest mean", "scores.py", "torch.cdist(features.double() @ whiten, means).amin(dim=1)",
+          "torch.cdist(features.double() @ whiten, means).amax(dim=1)", "test_scores"),
     Fault("Mahalanobis with one common mean", "scores.py", "residuals = rows - means[members]",
           "residuals = rows - rows.mean(0)", "test_scores"),
     # metrics
@@ -188,8 +188,8 @@ FAULTS = [
           "order = torch.arange(n)[", "test_train"),
     Fault("own batch not asked for", "train.py", "own_batch=settings.own_batch", "own_batch=True", "test_train"),
     Fault("shift without its flip", "train.py",
-          "images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)", "images = images.clone()",
-          "test_train"),
+          "images = torch.where(flip.to(device).view(n, 1, 1, 1), images.flip(-1), images)",
+          "images = images.clone()", "test_train"),
     Fault("border of zeros", "train.py", 'mode="reflect"', 'mode="constant"', "test_train"),
     # diffusion
     Fault("outliers not scaled to their word", "diffusion_outliers.py", "directions * lengths", "directions",

@@ -1,12 +1,13 @@
 """The slider panels in a real browser: JupyterLab, Chromium, a keyboard.
 
 One server and one browser for all notebooks. Of each notebook only what its panels need is run:
-no exercises, no `check()` cells, nothing after the last panel; nbval runs all of it.
+the panels' cells, and those that make what they look up; nbval runs all of it.
 
 What a reader waits for is printed: from running a panel's cell to its picture on the page, and from
 a key to the next picture. `OAL_LITE_SMOKE=0 pytest -s tests/test_browser.py` measures full size.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -35,8 +36,25 @@ moves: dict[str, list[float]] = defaultdict(list)
 first: dict[str, float] = {}
 
 
+def makes_and_needs(source):
+    """Names that a cell gives a value to or changes, and names that must have one before it."""
+    made, changed, looked_up = set(), set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            (looked_up if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        elif isinstance(node, ast.FunctionDef):
+            made.add(node.name)
+        elif isinstance(node, ast.alias):
+            made.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            changed |= {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            changed.add(node.target.id)
+    return made | changed, looked_up - made | changed
+
+
 def panels_only(path):
-    """The notebook without outputs, exercises and checks, up to its last panel; panels tagged."""
+    """The notebook without outputs, of the panels' cells and what they need; panels are tagged."""
     notebook = nbformat.read(path, as_version=4)
     cells = [c for c in notebook.cells if c.cell_type == "code"]
     checks = [i for i, c in enumerate(cells) if re.search(r"\.check\(\)", c.source)]
@@ -44,10 +62,14 @@ def panels_only(path):
         return None
     for i in checks:  # a check stands right after its panel
         cells[i - 1].metadata["panel"] = PANEL.search(cells[i - 1].source)[1]
-    kept = [
-        c for i, c in enumerate(cells[: checks[-1]])
-        if i not in checks and "raises-exception" not in c.metadata.get("tags", [])
-    ]  # fmt: skip
+    kept, wanted = [], set()
+    for i in range(checks[-1] - 1, -1, -1):
+        if i in checks or "raises-exception" in cells[i].metadata.get("tags", []):
+            continue
+        made, needed = makes_and_needs(cells[i].source)
+        if "panel" in cells[i].metadata or made & wanted:
+            kept.insert(0, cells[i])
+            wanted = wanted - made | needed
     for cell in kept:
         cell.outputs, cell.execution_count = [], None
     notebook.cells = kept

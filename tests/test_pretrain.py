@@ -30,9 +30,11 @@ from oal_lite.pretrain.settings import PretrainSettings, Source, pretraining_ima
 from oal_lite.shapes import ID_SHAPES
 from oal_lite.teacher import Teacher
 
-TINY = [
-    "n_images=40", "batch_size=4", "teacher_steps=2", "vae_steps=2", "unet_steps=2"
+SIZES = [
+    "n_images=40", "batch_size=4", "vae_batch_size=4", "unet_batch_size=4", "teacher_width=8",
+    "vae_width=8",
 ]  # fmt: skip
+TINY = [*SIZES, "teacher_steps=2", "vae_steps=2", "unet_steps=2"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ class Stop(Exception):
 
 
 def command(part, folder, *more):
-    settings = [a for s in (*TINY[:2], "teacher_steps=4", "vae_steps=4", "unet_steps=4")
+    settings = [a for s in (*SIZES, "teacher_steps=4", "vae_steps=4", "unet_steps=4")
                 for a in ("--set", s)]  # fmt: skip
     return main([part, "--out", str(folder), *settings, *more])
 

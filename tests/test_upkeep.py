@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mutations import FAULTS
 
 from oal_lite import readme
 
@@ -121,3 +122,8 @@ def test_marks_are_filled_and_their_lack_is_named():
     assert readme.fill(text, {"x": "new"}) == "a\n<!-- x -->\n\nnew\n\n<!-- /x -->\nb <!-- y -->"
     with pytest.raises(ValueError, match="0 pairs of marks '<!-- y -->'"):
         readme.fill(text, {"y": "new"})
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+def test_every_fault_of_the_mutations_can_still_be_made(fault):
+    assert (ROOT / "oal_lite" / fault.file).read_text().count(fault.old) == 1
