@@ -23,6 +23,17 @@ def need_whole(**values: object) -> None:
             raise ValueError(f"{name}={_short(value)}; expected a whole number, such as 2")
 
 
+def need_seed(seed: object) -> None:
+    """Refuse what torch cannot begin its random numbers with.
+
+    Raises:
+        ValueError: if it is no integer, or one of more than 63 bits.
+    """
+    need_whole(seed=seed)
+    if not abs(seed) < 2**63:
+        raise ValueError(f"seed={_short(seed)}; expected a whole number below 2**63, such as 2")
+
+
 def need_number(**values: object) -> None:
     """Refuse what is no finite number.
 

@@ -7,8 +7,8 @@ another arm, another process or the same command after an interruption finds it.
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
-from oal_lite.arguments import need_generator, need_whole
+from oal_lite.arguments import need_generator, need_seed, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, temporary_folder, write_tensors
@@ -56,6 +56,7 @@ class Materials:
         self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
         progress: Callable[[str], None] = log.info, bars: bool = True,
     ):  # fmt: skip
+        need_seed(seed)
         self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
         self.bars = bars
         self.runs = None if runs is None else Path(runs)
@@ -215,7 +216,10 @@ class Materials:
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
         unseen = ("pipeline", "n_per_class", "knn", "diffusion", "weights")
-        start = self._kept("start", lambda: self._timed("start", sentence, make), unseen)
+        start = self._kept(
+            "start", lambda: self._timed("start", sentence, make), unseen,
+            {k: tuple(v.shape) for k, v in self.student().state_dict().items()},
+        )  # fmt: skip
         self.forget_checkpoint("start")
         return start
 
@@ -256,7 +260,7 @@ class Materials:
             else:
                 made = self._kept(
                     f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
-                    ("train", "weights"),
+                    ("train", "weights"), dict.fromkeys(f.name for f in fields(Outliers)),
                 )  # fmt: skip
                 made = Outliers(**made)
             self._outliers[selection] = made
@@ -281,7 +285,7 @@ class Materials:
             "id-latents", lambda: self._timed(
                 "encoding", f"autoencoder: {len(images):,} training images encoded",
                 lambda: {"latents": encode(self.pipeline, images, batch_size=self._batch)},
-            ), ("knn", "diffusion", "train", "weights"),
+            ), ("knn", "diffusion", "train", "weights"), {"latents": None},
         )  # fmt: skip
         return made["latents"]
 
@@ -303,19 +307,28 @@ class Materials:
         return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
 
     def _kept(
-        self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str]
-    ) -> dict[str, Tensor]:
+        self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str],
+        shapes: Mapping[str, tuple | None],
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Tensors from the folder of runs if they are there; otherwise made, and put there.
 
         `unseen` names the parts of the preset on which they do not depend, so that an ablation of
-        one stage does not repeat the others.
+        one stage does not repeat the others. `shapes` are those of all tensors, None for any.
+
+        Raises:
+            ValueError: for a file that is damaged, or holds others.
         """
         if self.runs is None:
             return make()
         path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
         if not path.exists():
             write_tensors(path, make())
-        return read_tensors(path)
+        kept = read_tensors(path)
+        if kept.keys() != shapes.keys() or any(
+            shape not in (None, tuple(kept[name].shape)) for name, shape in shapes.items()
+        ):
+            raise ValueError(f"{path} holds other tensors than these settings make; delete it")
+        return kept
 
     def _synthesise(self, selection: str) -> Outliers:
         settings, names = self.preset.diffusion, self.benchmark.class_names

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oal_lite import weights
-from oal_lite.arguments import check_device, need_whole
+from oal_lite.arguments import check_device, need_seed, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for
 from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
 from oal_lite.materials import Materials
@@ -270,7 +270,9 @@ def _seeds(seeds: Iterable[int]) -> list[int]:
         raise ValueError(f"seeds={seeds!r}; expected several whole numbers, as [0, 1] or range(2)")
     seeds = list(seeds)
     for seed in seeds:
-        need_whole(seed=seed)
+        need_seed(seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds}; one run twice is no second one: name each seed once")
     return seeds
 
 

@@ -466,7 +466,7 @@ def _precision(wanted: str, cpu: bool) -> str:
 
 def _check_settings(s: TrainSettings) -> None:
     """Refuse numbers with which no training can be meant."""
-    for name, least in {"epochs": 0, "batch_size": 2, "keep_every": 1}.items():
+    for name, least in {"epochs": 1, "batch_size": 2, "keep_every": 1}.items():
         need_whole(**{name: getattr(s, name)})
         if getattr(s, name) < least:
             raise ValueError(f"{name}={getattr(s, name)}; expected at least {least}")

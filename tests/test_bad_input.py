@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oal_lite import presets, run_files, study
+from oal_lite import presets, report, run_files, study
 from oal_lite.__main__ import main
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.checkpoint import load as load_checkpoint
 from oal_lite.diffusion_outliers import decode, encode, fill, load_pipeline, synthesise
 from oal_lite.distillation import FeatureAdapter, distance_kd, feature_kd, logit_kd
-from oal_lite.files import read_record
+from oal_lite.files import read_record, read_tensors, write_tensors
 from oal_lite.images import ImageFile, read_image
 from oal_lite.knn_outliers import (
     boundary_points,
@@ -391,3 +391,53 @@ def test_ctrl_c_is_one_line_too(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(study, "run", interrupt)
     assert main(["--out", str(tmp_path / "o")]) == 130
     assert capsys.readouterr().err.startswith("interrupted; the same command goes on")
+
+
+# --- a kept file of a right name whose tensors are other ones; odd seeds; an old study ------------
+
+
+@pytest.mark.parametrize("change", ["names", "shapes"])
+def test_a_cache_that_holds_other_tensors(tiny_run, change):
+    folder, call = tiny_run
+    for path in folder.glob("ce-*"):
+        path.unlink()
+    (path,) = folder.glob("start-*")
+    kept = read_tensors(path)
+    if change == "names":
+        kept["more"] = kept.pop("head.bias")
+    else:
+        kept["head.bias"] = kept["head.bias"][:-1]
+    write_tensors(path, kept)
+    with pytest.raises(ValueError, match="start-.* holds other tensors .* delete it"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [([0, 1, 0], "name each seed once"), ([2**70], "below 2**63"), ([-(2**63)], "below 2**63")],
+)
+def test_seeds_that_give_no_run_of_their_own(tiny_preset, tmp_path, seeds, words):
+    with pytest.raises(ValueError) as caught:
+        run(tiny_preset, ["ce"], seeds, runs=tmp_path)
+    check_sentence(caught.value, words)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"ablations": 3}', '{"ablations": null}', "", "{"])
+def test_a_study_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "study.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="study.json is damaged .* restore it, or delete it"):
+        report.add_section(path, "arms", {"runs": []})
+    assert path.read_text() == content
+
+
+def test_a_folder_in_the_place_of_the_study(tmp_path):
+    (tmp_path / "study.json").mkdir()
+    with pytest.raises(ValueError, match="study.json is damaged .*irectory.* delete it"):
+        report.add_section(tmp_path / "study.json", "arms", {"runs": []})
+
+
+def test_a_training_of_no_epochs(tiny_preset, tmp_path):
+    preset = replace(tiny_preset, train=replace(tiny_preset.train, start_epochs=0))
+    with pytest.raises(ValueError, match="epochs=0; expected at least 1"):
+        run(preset, ["ce"], [0], runs=tmp_path, device="cpu")
