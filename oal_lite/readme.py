@@ -40,13 +40,11 @@ def tables(figures: Path) -> dict[str, str]:
 
 
 def _ablation(section: Mapping) -> str:
-    """The question of an ablation, and its table of arms with the seconds of a training."""
-    header, rule, *rows = section["markdown"].split("\n\n")[0].splitlines()
+    """The question of an ablation, and its table of arms."""
     seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
-    lines = [f"{header} training, s |", f"{rule} ---: |"]
-    for row, cost in zip(rows, section["cost"].values(), strict=True):
-        lines.append(f"{row} {cost['training, s']:.0f} |")
-    return f"**{section['question']}** ({seeds} seeds)\n\n" + "\n".join(lines)
+    where = "GPU" if "cuda" in section["machine"] else "CPU"
+    table = section["markdown"].split("\n\n")[0]
+    return f"**{section['question']}** ({seeds} seeds, {where})\n\n{table}"
 
 
 def _ratios(speed: Mapping) -> str:
