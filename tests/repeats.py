@@ -76,7 +76,7 @@ def execute(path: str) -> Result:
 class Peak:
     """The most memory that a process and its children held together while this context was open.
 
-    Pages that they share count for each of them.
+    What they share counts once, in parts, where the system tells it (Linux); else for each of them.
     """
 
     def __init__(self, pid: int):
@@ -95,18 +95,30 @@ class Peak:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            with suppress(self._gone, OSError):  # a process that ended while it was asked
-                all_of_them = [self._kernel, *self._kernel.children(recursive=True)]
-                together = sum(p.memory_info().rss for p in all_of_them) / 1e6
+        while not self._over.wait(0.1):
+            with suppress(self._gone):  # the kernel has ended
+                together = _own_mb(self._kernel)
+                together += sum(map(_own_mb, self._kernel.children(recursive=True)))
                 # What the kernel alone held between two looks is known to the system.
-                self.mb = max(self.mb, together, _high_water_mb(self._kernel.pid))
+                self.mb = max(self.mb, together, _told(self._kernel.pid, "status", "VmHWM"))
 
 
-def _high_water_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status")
-    lines = status.read_text().splitlines() if status.exists() else []  # on Linux
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+def _own_mb(process) -> float:
+    import psutil
+
+    try:
+        return _told(process.pid, "smaps_rollup", "Pss:") or process.memory_info().rss / 1e6
+    except psutil.Error:  # it ended while it was asked
+        return 0.0
+
+
+def _told(pid: int, file: str, key: str) -> float:
+    """Megabytes that a file of `/proc` tells of a process; 0 where there is nothing to read."""
+    try:
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
 
 
 def _network() -> bool:
