@@ -1,6 +1,7 @@
 """An epoch of an arm on latents against one of its neighbour on pictures of the same outliers."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -20,7 +21,9 @@ def materials(tmp_path_factory):
         diffusion=replace(shapes.diffusion, n_latents=100, steps=5),
         train=replace(shapes.train, start_epochs=1, epochs=1, n_views=1),
     )  # fmt: skip
-    return Materials(preset, 0, runs=tmp_path_factory.mktemp("runs"), bars=False)
+    made = Materials(preset, 0, runs=tmp_path_factory.mktemp("runs"), bars=False)
+    made.autoencoded = cache(made.autoencoded)  # pictures are decoded once a run, not once an epoch
+    return made
 
 
 @pytest.mark.parametrize(
