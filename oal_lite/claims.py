@@ -152,16 +152,19 @@ def verdict(claim: Claim, table: Table) -> tuple[str, str]:
     return phrase, numbers
 
 
-def rows(study: Mapping, claims: Sequence[Claim] = CLAIMS + PIECES + TARGETS) -> list[list[str]]:
-    """Claim, experiment, number with interval and verdict, from what `study.json` holds.
+def on_gpu(section: Mapping) -> bool:
+    """Whether trainings shared a GPU; the seconds of an arm then depend on its neighbours."""
+    return "cuda" in section.get("machine", "")
 
-    On a GPU the trainings of a study share it, and the seconds of an arm depend on its neighbours.
-    """
+
+def rows(study: Mapping, claims: Sequence[Claim] = CLAIMS + PIECES + TARGETS) -> list[list[str]]:
+    """Claim, experiment, number with interval and verdict, from what `study.json` holds."""
     lines = []
     for claim in claims:
         part = study if claim.section == "arms" else study.get("ablations", {}).get(claim.section)
-        table = (part or {}).get("table", {})
-        if "seconds" in claim.column and "cuda" in study.get("machine", ""):
+        part = part or {}
+        table = part.get("table", {})
+        if "seconds" in claim.column and on_gpu(part):
             phrase, numbers = UNTESTABLE, "seconds of processes that shared a GPU"
         else:
             phrase, numbers = verdict(claim, table)

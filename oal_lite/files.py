@@ -69,11 +69,16 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     What a killed process left behind under such a name is deleted by a later call.
     """
     make_folder(folder)
-    for left in folder.glob(".folder-*.tmp"):
-        if _forgotten(left):
-            shutil.rmtree(left, ignore_errors=True)  # another process may be faster
+    sweep_folders(folder.glob(".folder-*.tmp"))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".folder-", suffix=".tmp") as temporary:
         yield Path(temporary)
+
+
+def sweep_folders(temporary: Iterable[Path]) -> None:
+    """Delete those of these folders that were left long ago by a process that was killed."""
+    for left in temporary:
+        if left.is_dir() and _forgotten(left):
+            shutil.rmtree(left, ignore_errors=True)  # another process may be faster
 
 
 def _no_plain_file(path: Path) -> bool:

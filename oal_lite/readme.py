@@ -24,7 +24,7 @@ def tables(figures: Path) -> dict[str, str]:
     arms, caption, paired, *_ = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
-    beside = ", beside others on one GPU" if "cuda" in study["machine"] else ""
+    beside = ", beside others on one GPU" if claims.on_gpu(study) else ""
     made = (
         f"Made on {study['made']} ({study['machine']}). One training after the common start takes "
         f"{seconds[fastest]:.0f} s (`{fastest}`) to {seconds[slowest]:.0f} s (`{slowest}`){beside}."
@@ -42,7 +42,7 @@ def tables(figures: Path) -> dict[str, str]:
 def _ablation(section: Mapping) -> str:
     """The question of an ablation, and its table of arms."""
     seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
-    where = "GPU" if "cuda" in section["machine"] else "CPU"
+    where = "GPU" if claims.on_gpu(section) else "CPU"
     table = section["markdown"].split("\n\n")[0]
     return f"**{section['question']}** ({seeds} seeds, {where})\n\n{table}"
 

@@ -210,9 +210,10 @@ def add_section(path: Path, name: str, content: dict) -> None:
 def _add_section(path: Path, name: str, content: dict) -> None:
     try:
         study = json.loads(path.read_text()) if path.exists() else {}
-        for part in (study, study.get("ablations", {}) if isinstance(study, dict) else {}):
-            if not isinstance(part, dict):
-                raise ValueError(f"it holds a {type(part).__name__}")
+        if not isinstance(study, dict):
+            raise ValueError(f"it holds a {type(study).__name__}")
+        if not isinstance(study.get("ablations", {}), dict):
+            raise ValueError(f"its ablations are a {type(study['ablations']).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     if name == "arms":

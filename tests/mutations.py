@@ -233,7 +233,7 @@ FAULTS = [
     Fault("Ctrl-C is forgotten", "workers.py", "handler(signal.SIGINT, None)", "pass", "test_workers"),
     Fault("what another run deleted is damaged", "files.py", "return not stat.S_ISREG(path.stat().st_mode)",
           "return path.exists() and not path.is_file()", "test_files"),
-    Fault("folders of the living are swept", "files.py", "if _forgotten(left):", "if True:", "test_files"),
+    Fault("folders of the living are swept", "files.py", "if left.is_dir() and _forgotten(left):", "if True:", "test_files"),
     Fault("altered tensors pass", "files.py", "!= _checksum(tensors, header)", "is None", "test_files"),
     # costs and pictures
     Fault("a plan of NaN costs NaN", "costs.py", "need_number(**numbers)", "pass", "test_bad_input_more"),

@@ -28,6 +28,8 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("the root", "its own folder", "elsewhere")
 OLD_KERNEL = "python37"  # as it stands in notebooks that were once saved with such a kernel
@@ -44,10 +46,10 @@ class Result:
     """What one run of a notebook came to."""
 
     error: str
-    peak_mb: float  # of the kernel and its processes together
-    seconds: float
-    no_network: bool
-    home_read_only: bool
+    peak_mb: float = 0.0  # of the kernel and its processes together
+    seconds: float = 0.0
+    no_network: bool = False
+    home_read_only: bool = False
 
 
 def execute(path: str) -> Result:
@@ -80,9 +82,7 @@ class Peak:
     """
 
     def __init__(self, pid: int):
-        import psutil
-
-        self.mb, self._gone = 0.0, psutil.Error
+        self.mb = 0.0
         self._kernel, self._over = psutil.Process(pid), threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -96,16 +96,14 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            with suppress(self._gone):  # the kernel has ended
+            with suppress(psutil.Error):  # the kernel has ended
                 together = _own_mb(self._kernel)
                 together += sum(map(_own_mb, self._kernel.children(recursive=True)))
                 # What the kernel alone held between two looks is known to the system.
                 self.mb = max(self.mb, together, _told(self._kernel.pid, "status", "VmHWM"))
 
 
-def _own_mb(process) -> float:
-    import psutil
-
+def _own_mb(process: psutil.Process) -> float:
     try:
         return _told(process.pid, "smaps_rollup", "Pss:") or process.memory_info().rss / 1e6
     except psutil.Error:  # it ended while it was asked
@@ -199,14 +197,10 @@ class Account:
             check=False,
         )  # fmt: skip
         if done.returncode:
-            return Result(done.stderr[-3000:], 0, 0, False, False)
+            return Result(done.stderr[-3000:])
         result = Result(**json.loads(done.stdout.splitlines()[-1]))
         kept = sorted(p.name for p in self.home.iterdir())
-        return (
-            result
-            if kept == [".cache"]
-            else Result(f"written to its home: {kept}", 0, 0, False, False)
-        )
+        return result if kept == [".cache"] else Result(f"written to its home: {kept}")
 
 
 def rounds(names: list[str], times: int, rng: random.Random):

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from oal_lite.files import FORGOTTEN, make_folder, write_atomically
+from oal_lite.files import make_folder, sweep_folders, write_atomically
 from oal_lite.presets import Preset
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
@@ -60,9 +58,7 @@ def _passing(path: Path) -> bool:
 
 def sweep(folder: Path) -> None:
     """Delete the temporary folders of saves that were killed long ago."""
-    for left in folder.rglob(".*.tmp"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > FORGOTTEN:
-            shutil.rmtree(left, ignore_errors=True)
+    sweep_folders(folder.rglob(".*.tmp"))
 
 
 def train(
