@@ -9,12 +9,13 @@ import sys
 from oal_lite import command
 
 DEFAULT_ARMS = "ce,kd,oal-as-released,oal-paper"
+WORKERS = 2  # and this process: less than three gigabytes, however many cores there are
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite", description=__doc__)
-    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=1)
+    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=1, workers=WORKERS)
     p.add_argument(
         "--dry-run", action="store_true", help="print downloads, disk, FLOPs, minutes; run nothing"
     )
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     results = study.run(
         preset, arms, range(arguments.seeds), runs=arguments.runs, device=device,
         fresh=arguments.fresh, progress=say,
-        workers=arguments.workers or default_workers(device, len(arms) * arguments.seeds),
+        workers=arguments.workers or default_workers(device, len(arms) * arguments.seeds, WORKERS),
     )  # fmt: skip
     say("figures")
     materials = Materials(preset, 0, device=device, runs=arguments.runs, progress=say)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from oal_lite.presets import Preset, get_preset
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int) -> None:
-    """Add what every command that trains arms with seeds understands; `arms`, `seeds` are defaults.
+def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int, workers: int) -> None:
+    """Add what every command that trains arms with seeds understands; with defaults of its own.
 
     Nothing heavy is imported for it, so `--help` answers at once.
     """
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int) -> 
     add(
         "--workers", type=int,
         help="processes side by side; any number gives the same results (default: one for each"
-        " CPU core, one on a GPU)",
+        f" CPU core and free gigabyte, at most {workers}; one on a GPU)",
     )  # fmt: skip
     add("--data-root", help="folder of real images in OpenOOD v1.5's layout")
     add("--teacher", help="folder or hub id, in place of the preset's")
@@ -40,7 +40,8 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
     """The preset and the arms that the command line asks for.
 
     Raises:
-        ValueError: for a number below one, an unknown preset or arm, or no arm at all.
+        ValueError: for a number below one, a folder without a name, an unknown preset or arm, or
+            no arm at all.
     """
     from dataclasses import replace
 
@@ -50,6 +51,9 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
         raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
+    for name in ("out", "runs"):  # Path("") would be the current folder
+        if not getattr(arguments, name).strip():
+            raise ValueError(f"--{name} is empty; name a folder, or leave it out")
     preset = get_preset(arguments.preset, quick=arguments.quick)
     given = {k: getattr(arguments, k) for k in ("teacher", "pipeline", "data_root")}
     preset = replace(

@@ -193,8 +193,10 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
     """Look up a preset; `quick` shrinks it to a smoke run whose numbers mean nothing.
 
     Raises:
-        ValueError: if there is no preset of that name.
+        ValueError: if there is no preset of that name, or `quick` is neither True nor False.
     """
+    if not isinstance(quick, bool):
+        raise ValueError(f"quick={quick!r}; expected True or False")
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]

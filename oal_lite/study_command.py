@@ -19,7 +19,7 @@ BASELINES = ("kd", "ce", "oal-paper")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite.study", description=__doc__)
-    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8)
+    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8, workers=8)
     p.add_argument(
         "--ablation", default=None,
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -22,7 +22,12 @@ from time import perf_counter
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
 
-MOST = 8  # each process takes about a gigabyte
+MOST = 8
+GIGABYTE = 10**9  # about what a process takes
+LIMITS = (  # where Linux writes how much memory a container may use: cgroups, versions 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,26 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-def default_workers(device: str, trainings: int) -> int:
-    """As many as there are cores and trainings; one where a GPU does the work."""
+def default_workers(device: str, trainings: int, most: int = MOST) -> int:
+    """As many as there are cores, trainings and free gigabytes; one where a GPU does the work.
+
+    One gigabyte is left to this process and to what else runs here.
+    """
     if not str(device).startswith("cpu"):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, trainings, MOST))
+    return max(1, min(cores or 1, trainings, most, _free_memory() // GIGABYTE - 1))
+
+
+def _free_memory() -> int:
+    """Bytes that can be had: of the machine, or of the container if that may use less."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit in LIMITS:
+        with suppress(OSError, ValueError):  # not there; or it says "max"
+            free = min(free, int(limit.read_text()))
+    return free
 
 
 @contextmanager

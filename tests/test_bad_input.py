@@ -370,6 +370,8 @@ def test_files_that_are_no_records(tmp_path):
         (["--data-root", "."], "'shapes' is rendered"),
         (["--out", "a-file/out"], "cannot write into a-file/out"),
         (["--runs", "a-file"], "cannot write into a-file"),
+        (["--out", ""], "--out is empty; name a folder, or leave it out"),
+        (["--runs", " "], "--runs is empty"),
         (["--dry-run", "--arms", ","], "--arms names no arm"),
         (["--preset", "cifar10", "--pretrain"], "takes its models from outside; --pretrain is for"),
         (["--dry-run", "--preset", "cifar10", "--data-root", "nowhere"], "'nowhere' is no folder"),

@@ -229,6 +229,9 @@ CASES = {
     "a device of None": (lambda: check_device(None), "unknown device None"),
     # recipes
     "an arm in a list": (lambda: get_arm(["ce"]), "unknown arm ['ce']"),
+    "a preset quick in words": (
+        lambda: get_preset("shapes", quick="no"), "quick='no'; expected True or False",
+    ),
     "a preset in a list": (lambda: get_preset(["shapes"]), "unknown preset ['shapes']"),
     "a NaN weight": (lambda: terms_of("kd", w={"kd_logits": NAN}), "kd_logits=nan"),
     "a negative weight": (lambda: terms_of("kd", w={"micl_knn": -1.0}), "micl_knn=-1.0; expect"),

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from oal_lite import study
 from oal_lite.recipes import ARMS
 from oal_lite.workers import (
+    GIGABYTE,
     Task,
     _ctrl_c_held_back,
     default_workers,
@@ -88,8 +90,26 @@ def test_work_follows_the_needs_and_stops_at_an_error(tmp_path):
 
 def test_a_cpu_gets_as_many_workers_as_cores_and_a_gpu_one(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr("oal_lite.workers._free_memory", lambda: 20 * GIGABYTE)
     assert [default_workers("cpu", n) for n in (1, 4, 40)] == [1, 4, 6]
+    assert default_workers("cpu", 40, most=2) == 2
     assert default_workers("cuda", 40) == default_workers("cuda:1", 40) == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "expected"),
+    [(8, "max", 7), (8, 4 * GIGABYTE, 3), (3, 64 * GIGABYTE, 2), (0.5, "max", 1), (64, "max", 8)],
+)
+def test_each_worker_has_a_free_gigabyte_of_the_machine_and_of_the_container(
+    free, limit, expected, monkeypatch, tmp_path
+):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    files = (tmp_path / "memory.max", tmp_path / "not there")
+    monkeypatch.setattr("oal_lite.workers.LIMITS", files)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    memory = SimpleNamespace(available=int(free * GIGABYTE))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert default_workers("cpu", 80) == expected
 
 
 def test_one_thread_on_a_cpu_only_and_only_inside():
