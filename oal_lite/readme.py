@@ -14,13 +14,15 @@ from oal_lite import claims, report
 from oal_lite.files import write_atomically
 
 NONE = "No ablation has been run at full size yet."
+REAL = ("cifar10-scratch", "cifar10-small")  # presets on real images, the larger first
 
 
 def tables(figures: Path) -> dict[str, str]:
-    """Every table by the name of its marks: arms, paired, claims, ablations, performance."""
+    """Every table by the name of its marks: arms, paired, claims, ablations, real, performance."""
     study = json.loads((figures / "study.json").read_text())
     speed = json.loads((figures / "performance.json").read_text())
     on_gpu = figures / "performance-cuda.json"
+    real = [path for name in REAL if (path := figures / f"{name}.json").exists()]
     arms, caption, paired, *_ = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
@@ -34,6 +36,7 @@ def tables(figures: Path) -> dict[str, str]:
         "paired": paired,
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
+        "real": "\n\n".join(_real(json.loads(path.read_text())) for path in real),
         "performance": _performance(speed)
         + ("\n\n" + _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else ""),
     }
@@ -45,6 +48,12 @@ def _ablation(section: Mapping) -> str:
     where = "GPU" if claims.on_gpu(section) else "CPU"
     table = section["markdown"].split("\n\n")[0]
     return f"**{section['question']}** ({seeds} seeds, {where})\n\n{table}"
+
+
+def _real(study: Mapping) -> str:
+    """The arms on real images, and their paired differences to the first baseline."""
+    arms, caption, paired, *_ = study["markdown"].split("\n\n")
+    return f"{arms}\n\n{caption} Made on {study['made']} ({study['machine']}).\n\n{paired}"
 
 
 def _ratios(speed: Mapping) -> str:

@@ -117,6 +117,19 @@ def test_a_gpu_of_unknown_peak_has_no_share(tmp_path):
     assert "| UNet | 150 samples | 803 | 121 |  | 5.0 |" in added and "datasheet" not in added
 
 
+def test_each_run_on_real_images_has_its_tables_the_larger_first(tmp_path):
+    for name in ("study.json", "performance.json"):
+        shutil.copy(ROOT / "figures" / name, tmp_path)
+    assert readme.tables(tmp_path)["real"] == ""
+    small = json.loads((ROOT / "figures" / "cifar10-small.json").read_text())
+    large = small | {"markdown": small["markdown"].replace("cifar10-small", "cifar10-scratch")}
+    for name, section in {"small": small, "scratch": large}.items():
+        (tmp_path / f"cifar10-{name}.json").write_text(json.dumps(section))
+    real = readme.tables(tmp_path)["real"]
+    assert real.index("Preset cifar10-scratch") < real.index("Preset cifar10-small")
+    assert real.count("| kd-distance − kd |") == 2 and "− ce |" not in real
+
+
 def test_marks_are_filled_and_their_lack_is_named():
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->"
     assert readme.fill(text, {"x": "new"}) == "a\n<!-- x -->\n\nnew\n\n<!-- /x -->\nb <!-- y -->"
