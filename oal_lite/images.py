@@ -84,6 +84,26 @@ def subset(images: Tensor | LazyImages, index: Tensor) -> Tensor | LazyImages:
     return images.subset(index) if isinstance(images, LazyImages) else images[index]
 
 
+def join(
+    parts: Sequence[UInt8[Tensor, "_ 3 h w"] | LazyImages],
+) -> UInt8[Tensor, "n 3 h w"] | LazyImages:
+    """Put sets of images of one size in a row; if one of them is unread, all are read late."""
+    if not any(isinstance(part, LazyImages) for part in parts):
+        return torch.cat(list(parts))
+    ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+    size = parts[0].shape[-1]
+
+    def read(index: Tensor) -> Tensor:
+        out = torch.empty(len(index), 3, size, size, dtype=torch.uint8)
+        which = torch.bucketize(index, ends, right=True)
+        for i, part in enumerate(parts):
+            here = which == i
+            out[here] = part[index[here] - (ends[i] - len(part))]
+        return out
+
+    return LazyImages(int(ends[-1]), size, read)
+
+
 def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s s"]:
     """Read one image; grey and palette images become RGB.
 

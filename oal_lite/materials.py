@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
@@ -21,15 +21,16 @@ from oal_lite.arguments import need_generator, need_seed, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, temporary_folder, write_tensors
-from oal_lite.images import LazyImages, subset
+from oal_lite.images import LazyImages, join, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
-from oal_lite.recipes import Autoencoded, Outliers, gaussian_like, halves
+from oal_lite.recipes import Arm, Autoencoded, Outliers, gaussian_like, halves
 from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
-from oal_lite.train import FreshViews, Views, augmented_copies, draw_views, fit
+from oal_lite.train import fit
+from oal_lite.views import FreshViews, Views, augmented_copies, draw_views
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Materials:
         self.runs = None if runs is None else Path(runs)
         self.seconds: dict[str, float] = {}
         self._outliers: dict[str, Outliers] = {}
+        self._answers: dict[tuple, Views] = {}
 
     def _timed(self, stage: str, sentence: str, make: Callable):  # noqa: ANN202
         self.progress(sentence)
@@ -295,16 +297,58 @@ class Materials:
 
     def autoencoded(self, *, decoded: bool) -> Autoencoded:
         """The training images encoded and, where asked, decoded again."""
-        images = None
-        if decoded:
-            images = self._timed(
-                "decoding (ID images)", "autoencoder: training images decoded again",
-                lambda: decode(
-                    self.pipeline, self.id_latents, batch_size=self._batch,
-                    size=self.benchmark.image_size,
+        images = self._reconstructions if decoded else None
+        return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
+
+    @cached_property
+    def _reconstructions(self) -> UInt8[Tensor, "n 3 h w"]:
+        return self._timed(
+            "decoding (ID images)", "autoencoder: training images decoded again",
+            lambda: decode(
+                self.pipeline, self.id_latents, batch_size=self._batch,
+                size=self.benchmark.image_size,
+            ),
+        )  # fmt: skip
+
+    def answers(self, arm: Arm) -> Views:
+        """What the teacher says of the images of `arm.answers`, one view of each.
+
+        There are about as many as there are views of the training set, the same number of each
+        kind. They are drawn anew in every process; what the teacher says of them is kept in the
+        folder of runs, as for the views.
+        """
+        key = (arm.answers, arm.outliers)
+        if key not in self._answers:
+            n = self.preset.train.n_views * len(self.benchmark.train) // len(arm.answers)
+            drawn = [self._asked(kind, n, arm.outliers) for kind in arm.answers]
+            images, labels = join([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
+            self._answers[key] = self._timed(
+                f"answers ({', '.join(arm.answers)})",
+                f"teacher: its answers on {len(images):,} more images",
+                lambda: draw_views(
+                    self._on_device(images), labels, self.teacher, n_views=1, progress=self.bars,
+                    generator=generator_for(self.seed, "answer views"), cache=self._folder,
                 ),
             )  # fmt: skip
-        return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
+        return self._answers[key]
+
+    def _asked(
+        self, kind: str, n: int, selection: str | None
+    ) -> tuple[Tensor | LazyImages, Tensor]:
+        """About n images of a kind on which the teacher shall answer, and their nearest classes."""
+        train, generator = self.benchmark.train, generator_for(self.seed, "answers", kind)
+        if kind == "halves":
+            return halves(train.images, train.labels, n, generator)
+        if kind == "id":
+            index = torch.arange(n) % len(train)
+            return subset(train.images, index), train.labels[index]
+        made = self.outliers(selection)
+        known = torch.randint(len(train), (n // 2,), generator=generator)
+        unknown = torch.randint(len(made.images), (n // 2,), generator=generator)
+        return (
+            torch.cat([self._reconstructions[known], made.images[unknown]]),
+            torch.cat([train.labels[known], made.latent_classes[unknown]]),
+        )
 
     def _kept(
         self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str],

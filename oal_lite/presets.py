@@ -68,6 +68,7 @@ class LossWeights:
     kd_logits: float = 4.0
     kd_features: float = 8.0
     kd_distance: float = 4.0  # of the teacher's distance to what it knows; ours
+    answers: float = 4.0  # of its logits and its distance on other images; ours
     micl_knn: float = 0.1
     micl_diffusion: float = 0.2
     exposure: float = 0.5  # of outlier exposure (Hendrycks et al., ICLR 2019)

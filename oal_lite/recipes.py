@@ -9,8 +9,10 @@
     oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
     oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
     oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
-    oal               kd-distance + latent outliers that reach  how far can latent outliers go?
+    oal-latent        kd-distance + latent outliers that reach  how far can latent outliers go?
                       the head
+    oal               oal-latent + the teacher's answers on     what if the teacher is asked about
+                      images that are not ID                    more than ID images?
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -30,16 +32,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from oal_lite.arguments import need_floats, need_generator, need_integers, need_number
 from oal_lite.distillation import DISTANCES
-from oal_lite.images import check_images
+from oal_lite.images import LazyImages, check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import LatentStem
 from oal_lite.terms import (
+    Answers,
     CrossEntropy,
     DistanceKD,
     FeatureKD,
@@ -50,6 +53,7 @@ from oal_lite.terms import (
     Reconstructions,
     Term,
 )
+from oal_lite.views import Views
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,10 @@ class Arm:
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
             validation metrics then say nothing; `"latent"`, outliers that are never decoded.
         latent_vector: how MICL sees a latent, a key of `LATENT_VECTORS`.
+        answers: on which images beside the batch does the teacher answer too? On as many of each
+            kind: `"outliers"`, the decoded ones and as many ID images out of the same decoder;
+            `"halves"` of two ID images; `"id"`, ID images once more, a control. Its distance is
+            among the answers where the arm has one.
     """
 
     question: str
@@ -115,6 +123,7 @@ class Arm:
     micl: tuple[str, str] | None = None
     exposure: str | None = None
     latent_vector: str = "column_means"
+    answers: tuple[str, ...] = ()
 
 
 ARMS: dict[str, Arm] = {
@@ -127,8 +136,14 @@ ARMS: dict[str, Arm] = {
     "oe-pixels": Arm("is latent better than pixel?", "farthest", exposure="decoded"),
     "oe-pixels-matched": Arm("the outlier, or the decoder?", "farthest", exposure="matched"),
     "oe-real": Arm("what can outlier exposure give at all?", exposure="real"),
-    "oal": Arm("how far can latent outliers go?", "farthest", distance="knn", exposure="latent"),
-}
+    "oal-latent": Arm(
+        "how far can latent outliers go?", "farthest", distance="knn", exposure="latent"
+    ),
+    "oal": Arm(
+        "what if the teacher answers on more than ID images?", "farthest", distance="knn",
+        exposure="latent", answers=("outliers", "halves"),
+    ),
+}  # fmt: skip
 
 
 def get_arm(name: str) -> Arm:
@@ -178,28 +193,40 @@ def gaussian_like(outliers: Outliers, generator: torch.Generator) -> Outliers:
 
 
 def halves(
-    latents: Float[Tensor, "m c h w"], labels: Int[Tensor, " m"], n: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """Half of one ID latent beside half of one of another class: outliers without diffusion.
+    x: Num[Tensor, "m c h w"] | LazyImages, labels: Int[Tensor, " m"], n: int,
+    generator: torch.Generator,
+) -> tuple[Num[Tensor, "n c h w"] | LazyImages, Int[Tensor, " n"]]:  # fmt: skip
+    """Half of one ID image or latent beside half of one of another class: no diffusion is needed.
 
-    The cut is upright or level. The class is that of the left or upper half.
+    The cut is upright or level. The class is that of the left or upper half. What is cut together
+    out of images that are read late is read late, too.
 
     Raises:
-        ValueError: if all latents are of one class.
+        ValueError: if all are of one class.
 
     Source: CutMix (Yun et al., ICCV 2019, section 3.1) with a cut through the middle.
     """
     if labels.unique().numel() < 2:
-        raise ValueError("latents of one class have no other half to offer; pass two classes")
+        raise ValueError("images of one class have no other half to offer; pass two classes")
     first = torch.randint(len(labels), (n,), generator=generator)
-    chance = torch.rand(n, len(labels), generator=generator)
-    second = chance.masked_fill(labels[first, None] == labels, -1.0).argmax(dim=1)
-    made = latents[first].clone()
+    order, counts = labels.argsort(stable=True), labels.bincount()
+    own = counts[labels[first]]
+    # a place in the row of all that are of another class: those of its own are stepped over
+    place = (torch.rand(n, generator=generator, dtype=torch.double) * (len(labels) - own)).long()
+    place += own * (place >= (counts.cumsum(0) - counts)[labels[first]])
+    second = order[place]
     upright = torch.rand(n, generator=generator) < 0.5
-    h, w = (side // 2 for side in made.shape[2:])
-    made[upright, :, :, w:] = latents[second[upright], :, :, w:]
-    made[~upright, :, h:] = latents[second[~upright], :, h:]
-    return made, labels[first]
+    h, w = (side // 2 for side in x.shape[2:])
+
+    def cut(index: Tensor) -> Tensor:
+        made, other, up = x[first[index]].clone(), x[second[index]], upright[index]
+        made[up, :, :, w:] = other[up, :, :, w:]
+        made[~up, :, h:] = other[~up, :, h:]
+        return made
+
+    if isinstance(x, LazyImages):
+        return LazyImages(n, x.shape[-1], cut), labels[first]
+    return cut(torch.arange(n)), labels[first]
 
 
 def build_terms(
@@ -213,6 +240,7 @@ def build_terms(
     id_features: tuple[Float[Tensor, "n t"], Int[Tensor, " n"]] | None = None,
     autoencoded: Autoencoded | None = None,
     real: UInt8[Tensor, "m 3 h w"] | None = None,
+    answers: Views | None = None,
 ) -> nn.ModuleList:
     """Put an arm's loss terms together; the loss is the sum of weight times term.
 
@@ -226,6 +254,7 @@ def build_terms(
         id_features: the teacher's, of ID training images, and their labels; for `arm.distance`.
         autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.
         real: OOD images for `arm.exposure` of `"real"`.
+        answers: images for `arm.answers`, and what the teacher says of them.
 
     Raises:
         ValueError: if the arm needs something that it does not get, or gets what cannot be: a
@@ -240,6 +269,10 @@ def build_terms(
         raise ValueError("the teacher's distance needs its ID features: pass id_features=")
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
+    if arm.answers and answers is None:
+        raise ValueError(
+            f"answers on {', '.join(arm.answers)} are the teacher's to give: pass answers="
+        )
     if outliers is not None:
         _check_outliers(outliers)
     if autoencoded is not None:
@@ -268,6 +301,11 @@ def build_terms(
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
     if arm.distance:
         terms.append(DistanceKD(weights.kd_distance, *id_features, arm.distance))
+    if arm.answers:
+        features = answers.teacher_features.flatten(0, 1)
+        distances = _distances(terms[-1].distance, features) if arm.distance else None
+        images, logits = answers.images.flatten(0, 1), answers.teacher_logits.flatten(0, 1)
+        terms.append(Answers(weights.answers, images, logits, distances))
     if arm.micl:
         terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
     if arm.exposure == "latent":
@@ -289,6 +327,7 @@ def build_terms(
 
 
 EXPOSURES = (None, "decoded", "matched", "real", "latent")
+ANSWERS = ("outliers", "halves", "id")
 
 
 def _check_arm(arm: Arm, weights: LossWeights) -> None:
@@ -299,15 +338,20 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
         )
     if arm.distance is not None and arm.distance not in DISTANCES:
         raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
+    if isinstance(arm.answers, str) or not set(arm.answers) <= set(ANSWERS):
+        raise ValueError(
+            f"answers {arm.answers!r}: expected some of {', '.join(ANSWERS)}, as ('halves',)"
+        )
     if arm.latent_vector not in LATENT_VECTORS:
         known = ", ".join(LATENT_VECTORS)
         raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
     if arm.micl is not None and len(arm.micl) != 2:
         raise ValueError(f"micl {arm.micl!r}: expected (pairing, fit), as ('class', 'likelihood')")
-    if not arm.outliers and (arm.micl or arm.exposure in ("decoded", "matched", "latent")):
+    exposed = arm.exposure in ("decoded", "matched", "latent") or "outliers" in arm.answers
+    if not arm.outliers and (arm.micl or exposed):
         raise ValueError(
-            f"an arm with micl={arm.micl} and exposure={arm.exposure!r} needs outliers: name their "
-            "selection, as Arm(outliers='farthest')"
+            f"an arm with micl={arm.micl}, exposure={arm.exposure!r} and answers={arm.answers!r} "
+            "needs outliers: name their selection, as Arm(outliers='farthest')"
         )
     for name, weight in vars(weights).items():
         need_number(**{name: weight})
@@ -331,6 +375,11 @@ def _check_labelled(x: Tensor, classes: Tensor, name: str) -> None:
         )
     if not x.isfinite().all():
         raise ValueError(f"{name} hold NaN or infinity; find what produced them")
+
+
+def _distances(known: nn.Module, features: Float[Tensor, "m t"]) -> Float[Tensor, " m"]:
+    """The teacher's distances, in parts: m times all that it knows would be too large."""
+    return torch.cat([known(part) for part in features.split(1000)])
 
 
 def _micl(

@@ -114,7 +114,7 @@ def _train_one(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
             id_features=(views.teacher_features[0], views.labels), autoencoded=autoencoded,
-            real=real,
+            real=real, answers=materials.answers(arm) if arm.answers else None,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(

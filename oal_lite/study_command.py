@@ -11,15 +11,17 @@ import sys
 from oal_lite import command
 
 DEFAULT_ARMS = (
-    "ce,kd,kd-distance,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,oal"
+    "ce,kd,kd-distance,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,"
+    "oal-latent,oal"
 )
 BASELINES = ("kd", "ce", "oal-paper")
+WORKERS = 8  # at most, where --workers does not say
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite.study", description=__doc__)
-    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8, workers=8)
+    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8, workers=WORKERS)
     p.add_argument(
         "--ablation", default=None,
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     how = {"runs": arguments.runs, "device": device, "progress": say}
     every_job = [job for *_, jobs in sections for job in jobs]
     trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
-    workers = arguments.workers or default_workers(device, trainings)
+    workers = arguments.workers or default_workers(device, trainings, WORKERS)
     if workers > 1:
         study.side_by_side(every_job, seeds, workers=workers, pretrain=pretrain, **how)
     elif pretrain:

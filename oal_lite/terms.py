@@ -14,6 +14,7 @@ from oal_lite.distillation import (
     feature_kd,
     logit_kd,
 )
+from oal_lite.images import LazyImages
 from oal_lite.mutual_information import ClubNet
 
 
@@ -117,6 +118,48 @@ class DistanceKD(Term):
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
         return distance_kd(step.logits, self.distance(step.teacher_features))
+
+
+class Answers(Term):
+    """What the teacher says of more images than the batch holds: its logits, and its distance.
+
+        logit_kd(student, teacher)  +  distance_kd(student, D)
+
+    Nearly all ID images lie close to what the teacher knows, so on them alone its distance is
+    hardly heard above its noise. On images of another kind it has more to say. They are drawn, and
+    the teacher has looked at each, before the training.
+
+    Args:
+        weight: of both summands.
+        images: (m, 3, h, w); perhaps still unread.
+        logits: the teacher's, (m, k).
+        distances: the teacher's D, (m,); without them its logits alone are learnt.
+    """
+
+    def __init__(
+        self, weight: float, images: UInt8[Tensor, "m 3 h w"] | LazyImages,
+        logits: Float[Tensor, "m k"], distances: Float[Tensor, " m"] | None = None,
+    ):  # fmt: skip
+        super().__init__("teacher's answers", weight)
+        for name, value in {"images": images, "logits": logits, "distances": distances}.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value, persistent=False)
+            else:  # images that are read when they are asked for
+                setattr(self, name, value)
+        self._drawn: Tensor | None = None
+
+    def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
+        """As many of the images as the batch has."""
+        self._drawn = torch.randint(len(self.images), (n,), generator=generator)
+        return self.images[self._drawn]
+
+    def forward(self, step: Step) -> Float[Tensor, ""]:
+        """Evaluate the term."""
+        logits, _ = step.extra[self.name]
+        loss = logit_kd(logits, self.logits[self._drawn])
+        if self.distances is None:
+            return loss
+        return loss + distance_kd(logits, self.distances[self._drawn])
 
 
 class Micl(Term):

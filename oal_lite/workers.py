@@ -22,7 +22,6 @@ from time import perf_counter
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
 
-MOST = 8
 GIGABYTE = 10**9  # about what a process takes
 LIMITS = (  # where Linux writes how much memory a container may use: cgroups, versions 2 and 1
     Path("/sys/fs/cgroup/memory.max"),
@@ -40,7 +39,7 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-def default_workers(device: str, trainings: int, most: int = MOST) -> int:
+def default_workers(device: str, trainings: int, most: int) -> int:
     """As many as there are cores, trainings and free gigabytes; one where a GPU does the work.
 
     One gigabyte is left to this process and to what else runs here.
@@ -102,7 +101,8 @@ def study_tasks(
         control = arm.outliers in ("noise", "halves")  # made from the farthest ones
         source = "farthest" if control else arm.outliers
         needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
-        needs += ["id_latents"] if arm.exposure in ("matched", "latent") else []
+        encoded = arm.exposure in ("matched", "latent") or "outliers" in arm.answers
+        needs += ["id_latents"] if encoded else []
         for what in needs:
             name = f"{what}, seed {seed}"
             first = (name,) if name in before else ()

@@ -36,7 +36,8 @@ from oal_lite.shapes import render
 from oal_lite.students import ResNet18
 from oal_lite.study import run
 from oal_lite.teacher import Teacher
-from oal_lite.train import Views, augment, draw_views, fit, predict
+from oal_lite.train import fit, predict
+from oal_lite.views import Views, augment, draw_views
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 

@@ -35,13 +35,14 @@ from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.images import check_images
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.presets import LossWeights, TrainSettings, get_preset
-from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.recipes import ARMS, Arm, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
 from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.study import Run
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
-from oal_lite.train import Views, augment, augmented_copies, draw_views, fit, predict
+from oal_lite.train import fit, predict
+from oal_lite.views import Views, augment, augmented_copies, draw_views
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
@@ -236,6 +237,13 @@ CASES = {
     "a NaN weight": (lambda: terms_of("kd", w={"kd_logits": NAN}), "kd_logits=nan"),
     "a negative weight": (lambda: terms_of("kd", w={"micl_knn": -1.0}), "micl_knn=-1.0; expect"),
     "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure 'magic': choose"),
+    "unknown answers": (lambda: terms_of(paper(answers=("magic",))), "answers ('magic',): exp"),
+    "answers in one word": (
+        lambda: terms_of(paper(answers="halves")), "expected some of outliers, halves, id, as (",
+    ),
+    "answers on outliers of nobody": (
+        lambda: terms_of(Arm("?", answers=("outliers",))), "needs outliers: name their",
+    ),
     "an unknown view of latents": (
         lambda: terms_of(paper(latent_vector="magic")), "latent_vector 'magic': choose one of",
     ),

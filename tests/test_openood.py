@@ -13,9 +13,10 @@ from PIL import Image
 
 from oal_lite import openood
 from oal_lite.benchmarks import Benchmark, ImageSet, load
-from oal_lite.images import ImageFile, LazyImages, read_image, read_images, subset
+from oal_lite.images import ImageFile, LazyImages, join, read_image, read_images, subset
 from oal_lite.teacher import Teacher
-from oal_lite.train import augment, draw_views, predict
+from oal_lite.train import predict
+from oal_lite.views import augment, draw_views
 
 WORDS = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NEAR, FAR = {"cifar100", "tin"}, {"mnist", "svhn", "texture", "places365"}
@@ -170,6 +171,12 @@ def test_lazy_images_are_those_of_the_tensor(tmp_path):
     assert torch.equal(lazy[index], whole[index]) and torch.equal(lazy[2:5], whole[2:5])
     assert torch.equal(torch.cat(list(lazy.split(3))), whole)
     assert torch.equal(subset(lazy, index)[:], whole[index])
+    parts = [whole[:2], lazy, whole[4:]]
+    row, index = join(parts), torch.tensor([11, 0, 8, 9, 2, 1, 2])
+    assert isinstance(row, LazyImages) and len(row) == 2 + 7 + 3
+    expected = torch.cat([whole[:2], whole, whole[4:]])
+    assert torch.equal(row[:], expected) and torch.equal(row[index], expected[index])
+    assert torch.equal(join([whole[:2], whole[4:]]), torch.cat([whole[:2], whole[4:]]))
 
 
 def test_training_and_scoring_read_lazy_images_like_a_tensor(tmp_path, tiny_teacher: Teacher):

@@ -1,10 +1,13 @@
 """Loss terms one by one, and what each arm is made of."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from oal_lite.images import LazyImages
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.recipes import (
@@ -22,6 +25,7 @@ from oal_lite.recipes import (
 from oal_lite.scores import knn, mahalanobis
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.terms import (
+    Answers,
     CrossEntropy,
     DistanceKD,
     FeatureKD,
@@ -32,6 +36,7 @@ from oal_lite.terms import (
     Reconstructions,
     Step,
 )
+from oal_lite.views import LazyViews, Views
 
 T, D, K = 6, 5, 3  # widths of teacher and student features; classes
 
@@ -75,12 +80,20 @@ def make_id_features(n=30):
     return torch.randn(n, T, generator=seeded(7)), torch.arange(n) % K
 
 
-def terms_of(name, weights=None, outliers=None):
+def make_answers(n=24):
+    """One view of images whose pixels tell their place, and a teacher's answers to them."""
+    place, g = torch.arange(n, dtype=torch.uint8).view(1, n, 1, 1, 1), seeded(11)
+    said = [torch.randn(1, n, width, generator=g) for width in (T, K)]
+    return Views(place.expand(-1, -1, 3, 8, 8), torch.arange(n) % K, *said)
+
+
+def terms_of(name, weights=None, outliers=None, answers=None):
     return build_terms(
         ARMS[name] if isinstance(name, str) else name, outliers=outliers or make_outliers(),
         teacher_dim=T, student_dim=D, weights=weights or LossWeights(), settings=TrainSettings(),
         id_features=make_id_features(), autoencoded=make_autoencoded(),
         real=torch.full((9, 3, 8, 8), 7, dtype=torch.uint8),
+        answers=answers or make_answers(),
     )  # fmt: skip
 
 
@@ -110,7 +123,12 @@ MICL = {"MICL k-NN": 0.1, "MICL diffusion": 0.2}
         ("oe-pixels", KD | {"outlier exposure": 0.5}),
         ("oe-pixels-matched", KD | {"outlier exposure": 0.5, "reconstructions": 1.0}),
         ("oe-real", KD | {"outlier exposure": 0.5}),
-        ("oal", KD | {"distil distance": 4.0, "latent exposure": 1.0}),
+        ("kd-distance", KD | {"distil distance": 4.0}),
+        ("oal-latent", KD | {"distil distance": 4.0, "latent exposure": 1.0}),
+        (
+            "oal",
+            KD | {"distil distance": 4.0, "teacher's answers": 4.0, "latent exposure": 1.0},
+        ),
     ],
 )
 def test_every_arm_is_cross_entropy_and_its_own_terms_at_the_papers_weights(name, expected):
@@ -180,11 +198,15 @@ def test_an_arm_that_needs_outliers_says_so(name):
         ("oe-pixels-matched", "autoencoded="),
         ("oal", "autoencoded="),
         ("oal", "id_features="),
+        ("oal", "answers="),
         ("oe-real", "real="),
     ],
 )
 def test_an_arm_that_needs_other_data_says_so(name, missing):
-    data = {"autoencoded=": make_autoencoded(), "id_features=": make_id_features()}
+    data = {
+        "autoencoded=": make_autoencoded(), "id_features=": make_id_features(),
+        "answers=": make_answers(),
+    }  # fmt: skip
     others = {key.rstrip("="): value for key, value in data.items() if key != missing}
     with pytest.raises(ValueError, match=f"pass {missing}"):
         build_terms(
@@ -257,6 +279,55 @@ def test_the_distance_term_reaches_head_and_trunk():
     step.logits, _ = student(torch.randn(8, 3, 16, 16, generator=seeded(2)))
     DistanceKD(4.0, *make_id_features())(step).backward()
     assert all(p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+# --- the teacher's answers ---------------------------------------------------------------------
+
+
+def make_answers_term(distance="knn"):
+    """The term as an arm has it, with the answers that it was made from."""
+    arm = Arm("?", distance=distance, answers=("halves",))
+    (term,) = [t for t in terms_of(arm) if isinstance(t, Answers)]
+    return term, make_answers()
+
+
+def test_answers_ask_for_as_many_images_as_the_batch_has_and_for_all_in_the_end():
+    term, made = make_answers_term()
+    drawn = term.extra_images(500, seeded())
+    assert drawn.shape == (500, 3, 8, 8) and drawn.dtype == torch.uint8
+    assert drawn[:, 0, 0, 0].unique().numel() == made.images.shape[1]
+    assert torch.equal(drawn, term.extra_images(500, seeded()))
+
+
+@pytest.mark.parametrize("distance", [None, "knn", "mahalanobis"])
+def test_answers_hold_logits_and_energy_to_what_the_teacher_says_of_the_very_image(distance):
+    """Against both losses computed from the images that were drawn, which tell their place."""
+    term, made = make_answers_term(distance)
+    place = term.extra_images(8, seeded(3))[:, 0, 0, 0].long()
+    logits, step = torch.randn(8, K, generator=seeded(4)), make_step()
+    step.extra[term.name] = (logits, torch.zeros(8, D))
+    expected = F.kl_div(
+        logits.log_softmax(1), made.teacher_logits[0, place].softmax(1),
+        reduction="batchmean",
+    )  # fmt: skip
+    if distance is not None:
+        seen, (features, labels) = made.teacher_features[0, place], make_id_features()
+        if distance == "knn":
+            distances = knn(seen, features, len(features))
+        else:
+            distances = mahalanobis(seen, features, labels).sqrt()
+        energies = -logits.logsumexp(1)
+        expected += 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
+    assert_close(term(step), expected, rtol=1e-4, atol=1e-5)
+    assert term.main_parameters() == [] and (term.distances is None) == (distance is None)
+
+
+def test_images_for_answers_may_be_read_late():
+    made, arm = make_answers(), Arm("?", answers=("halves",))
+    late = LazyViews(LazyImages(24, 8, lambda i: made.images[0, i]), 1, seeded(5))
+    term = terms_of(arm, answers=replace(made, images=late))[-1]
+    assert term.extra_images(8, seeded()).shape == (8, 3, 8, 8)
+    assert "images" not in dict(term.named_buffers())
 
 
 # --- outlier exposure --------------------------------------------------------------------------
@@ -512,6 +583,34 @@ def test_halves_are_of_two_classes_and_meet_in_the_middle():
     assert cuts == {True, False}
     with pytest.raises(ValueError, match="no other half to offer"):
         halves(latents, labels * 0, 2, seeded(3))
+
+
+def test_halves_draw_every_image_of_another_class_alike():
+    """Classes of 1, 2 and 5 images: beside the one of class 0 each of the other seven."""
+    labels = torch.tensor([2, 1, 2, 0, 2, 1, 2, 2])
+    x = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 2, 2)
+    made, classes = halves(x, labels, 8000, seeded(1))
+    first, second = made[:, 0, 0, 0].long(), made[:, 0, 1, 1].long()
+    assert torch.equal(labels[first], classes) and (labels[second] != classes).all()
+    counts = second[first == 3].bincount(minlength=8)
+    assert counts[3] == 0 and counts.sum() > 900  # of 1,000 on average
+    share = counts[counts > 0] / counts.sum()
+    assert len(share) == 7 and (share - 1 / 7).abs().max() < 0.05  # 4.5 standard deviations
+
+
+def test_halves_of_images_that_are_read_late_are_the_same_and_read_late():
+    images = torch.randint(256, (9, 3, 4, 4), generator=seeded(2), dtype=torch.uint8)
+    asked = []
+
+    def read(index):
+        asked.append(index)
+        return images[index]
+
+    labels = torch.arange(9) % 3
+    now, classes = halves(images, labels, 20, seeded(6))
+    late, same = halves(LazyImages(9, 4, read), labels, 20, seeded(6))
+    assert isinstance(late, LazyImages) and not asked
+    assert torch.equal(late[torch.arange(3, 7)], now[3:7]) and torch.equal(classes, same)
 
 
 @pytest.mark.parametrize(("pairing", "fit"), [("classes", "bound"), ("class", "likelyhood")])

@@ -24,6 +24,7 @@ from oal_lite.recipes import ARMS as ARM_TABLE
 from oal_lite.run_files import run_path, version_of
 from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
 from oal_lite.study import Run
+from oal_lite.teacher import Teacher
 
 CODE_VERSION = run_files.code_version  # before it is replaced below
 ARMS, SEEDS = ["ce", "oal-paper"], [0, 1]
@@ -277,7 +278,7 @@ def test_the_control_of_halves_keeps_all_but_the_latents(materials):
     assert made.images.shape == real.images.shape and not torch.equal(made.images, real.images)
 
 
-@pytest.mark.parametrize("arm", ["oe-pixels-matched", "oe-real", "oal"])
+@pytest.mark.parametrize("arm", ["oe-pixels-matched", "oe-real", "oal-latent"])
 def test_arms_that_need_more_images_get_them(arm, materials):
     run, _ = study.train_one(arm, materials, device="cpu")
     assert run.record["recipe"]["exposure"] == ARM_TABLE[arm].exposure
@@ -285,9 +286,49 @@ def test_arms_that_need_more_images_get_them(arm, materials):
         # 30 decoded outliers and 100 decoded ID images of 32 px with their labels
         "oe-pixels-matched": (30 + 100) * 3 * 32 * 32 + 100 * 8,
         "oe-real": 6 * 10 * 3 * 32 * 32,  # six validation sets of ten images
-        "oal": (30 + 100) * 4 * 8 * 8 * 4 + 100 * 8,  # the same as latents in single precision
+        # the same as latents in single precision
+        "oal-latent": (30 + 100) * 4 * 8 * 8 * 4 + 100 * 8,
     }
     assert run.record["extra_mb"] == pytest.approx(extra[arm] / 1e6, abs=5e-4)
+
+
+@pytest.mark.parametrize("kinds", [("id",), ("halves",), ("outliers", "halves")])
+def test_the_teacher_answers_on_the_images_that_an_arm_names(kinds, materials, monkeypatch):
+    arm = replace(ARM_TABLE["oal"], answers=kinds)
+    made, train = materials.answers(arm), materials.benchmark.train.images
+    assert made.images.shape == (1, materials.preset.train.n_views * len(train), 3, 32, 32)
+    said = materials.teacher(made.images[0, -3:])
+    assert_close(made.teacher_features[0, -3:], said.features, atol=1e-5, rtol=1e-5)
+    assert_close(made.teacher_logits[0, -3:], said.logits, atol=1e-4, rtol=1e-4)
+    assert materials.answers(arm) is made
+    again = Materials(materials.preset, 0, runs=materials.runs)
+    monkeypatch.setattr(Teacher, "forward", refuse)  # what it has said is kept in the folder
+    same = again.answers(arm)
+    assert torch.equal(same.images, made.images)
+    assert torch.equal(same.teacher_features, made.teacher_features)
+
+
+def test_answers_are_on_as_many_decoded_id_images_as_decoded_outliers(materials):
+    images, classes = materials._asked("outliers", 100, "farthest")
+    known, unknown = images.chunk(2)
+    made, id_images = materials.outliers("farthest"), materials.autoencoded(decoded=True)
+
+    def places(x, among):
+        same = (x[:, None] == among[None]).flatten(2).all(2)
+        assert same.any(1).all(), "an image that is none of them"
+        return same.int().argmax(1)
+
+    of_known, of_unknown = places(known, id_images.images), places(unknown, made.images)
+    assert min(of_known.unique().numel(), of_unknown.unique().numel()) > 10
+    expected = torch.cat([id_images.labels[of_known], made.latent_classes[of_unknown]])
+    assert torch.equal(classes, expected)
+
+
+def test_answers_on_id_images_are_on_each_as_often_as_there_are_views(materials):
+    train = materials.benchmark.train
+    images, labels = materials._asked("id", 3 * len(train), None)
+    assert torch.equal(images, train.images.repeat(3, 1, 1, 1))
+    assert torch.equal(labels, train.labels.repeat(3))
 
 
 def test_encoded_id_images_are_those_of_the_training_set(materials):

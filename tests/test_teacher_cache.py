@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from oal_lite import teacher_cache
 from oal_lite.teacher import Teacher
 from oal_lite.teacher_cache import cached_features, view_key
-from oal_lite.train import draw_views
+from oal_lite.views import draw_views
 
 
 def seeded(seed=0):

@@ -13,7 +13,8 @@ from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms
 from oal_lite.students import ResNet18
 from oal_lite.teacher import to_float
 from oal_lite.terms import CrossEntropy, Term
-from oal_lite.train import FreshViews, Views, augment, draw_views, fit, predict
+from oal_lite.train import fit, predict
+from oal_lite.views import FreshViews, Views, augment, draw_views
 
 SETTINGS = TrainSettings(width=2, epochs=2, batch_size=24, n_views=2)
 
@@ -61,7 +62,7 @@ def make_terms(arm, student):
         torch.manual_seed(1)
         return build_terms(
             ARMS[arm], outliers=make_outliers(), teacher_dim=6, student_dim=student.feature_dim,
-            weights=LossWeights(), settings=SETTINGS, real=random_images(12),
+            weights=LossWeights(), settings=SETTINGS, real=random_images(12), answers=make_views(1),
             id_features=(torch.randn(9, 6, generator=seeded(7)), torch.arange(9) % 3),
             autoencoded=Autoencoded(
                 torch.randn(9, 4, 8, 8, generator=seeded(6)), torch.arange(9) % 3, random_images(9)

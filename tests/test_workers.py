@@ -91,9 +91,9 @@ def test_work_follows_the_needs_and_stops_at_an_error(tmp_path):
 def test_a_cpu_gets_as_many_workers_as_cores_and_a_gpu_one(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.setattr("oal_lite.workers._free_memory", lambda: 20 * GIGABYTE)
-    assert [default_workers("cpu", n) for n in (1, 4, 40)] == [1, 4, 6]
-    assert default_workers("cpu", 40, most=2) == 2
-    assert default_workers("cuda", 40) == default_workers("cuda:1", 40) == 1
+    assert [default_workers("cpu", n, 8) for n in (1, 4, 40)] == [1, 4, 6]
+    assert default_workers("cpu", 40, 2) == 2
+    assert default_workers("cuda", 40, 8) == default_workers("cuda:1", 40, 8) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_each_worker_has_a_free_gigabyte_of_the_machine_and_of_the_container(
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
     memory = SimpleNamespace(available=int(free * GIGABYTE))
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert default_workers("cpu", 80) == expected
+    assert default_workers("cpu", 80, 8) == expected
 
 
 def test_one_thread_on_a_cpu_only_and_only_inside():

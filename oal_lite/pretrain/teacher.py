@@ -15,7 +15,7 @@ from oal_lite.pretrain import loop
 from oal_lite.pretrain.models import build_teacher
 from oal_lite.pretrain.settings import PretrainSettings, Source, source_for
 from oal_lite.teacher import Teacher, to_float
-from oal_lite.train import augment
+from oal_lite.views import augment
 
 
 def train_teacher(

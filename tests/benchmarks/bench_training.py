@@ -14,7 +14,7 @@ from oal_lite.presets import PRESETS
 from oal_lite.recipes import get_arm
 from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher, to_float
-from oal_lite.train import draw_views
+from oal_lite.views import draw_views
 
 BATCH = {"cpu": 4, "cuda": 128}
 PAPER = PRESETS["imagenet200"].train  # the preset at 224 px; all its epochs share the cache
