@@ -38,26 +38,36 @@ def _each(arm: str, key: str, *values: Any) -> tuple[tuple[str, Changes], ...]:
 
 ABLATIONS: dict[str, Ablation] = {
     "selection": Ablation(
-        "does it matter which candidates the k-NN step keeps?", ("oal-paper", "oal"),
+        "does it matter which candidates the k-NN step keeps?", ("oal-paper", "oal-latent"),
         (
             *_each("oal-paper", "arm.outliers", "as_released", "random"),
-            *_each("oal", "arm.outliers", "as_released", "random"),
+            *_each("oal-latent", "arm.outliers", "as_released", "random"),
         ),
     ),
     "synthesis": Ablation(
-        "does it matter that the outliers are outliers?", ("oal", "kd"),
+        "does it matter that the outliers are outliers?", ("oal-latent", "kd"),
         (
-            *_each("oal", "arm.outliers", "noise", "halves"),
-            *_each("oal", "weights.latent_exposure", 0.0),
+            *_each("oal-latent", "arm.outliers", "noise", "halves"),
+            *_each("oal-latent", "weights.latent_exposure", 0.0),
+        ),
+    ),
+    "answers": Ablation(
+        "on what should the teacher answer, and what else does it take?",
+        ("oal", "oal-latent", "kd-distance", "kd"),
+        (
+            *_each("oal", "arm.answers", ("id",), ("outliers",), ("halves",)),
+            *_each("oal", "arm.exposure", None),
+            *_each("kd-distance", "arm.answers", ("id",)),
+            *_each("kd", "arm.answers", ("id",)),
         ),
     ),
     "distance": Ablation(
-        "is it the teacher's distance, or the outliers?", ("oal", "kd-distance", "kd"),
+        "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),
         (
-            *_each("oal", "arm.distance", None, "mahalanobis"),
+            *_each("oal-latent", "arm.distance", None, "mahalanobis"),
             *_each("kd-distance", "arm.distance", "mahalanobis"),
             *_each("oe-pixels-matched", "arm.distance", "knn"),
-            *_each("oal", "weights.kd_distance", 1.0, 10.0),
+            *_each("oal-latent", "weights.kd_distance", 1.0, 10.0),
         ),
     ),
     "pairing": Ablation(
@@ -80,43 +90,47 @@ ABLATIONS: dict[str, Ablation] = {
         _each("oal-paper", "arm.latent_vector", "pooled", "spatial", "flattened"),
     ),
     "number": Ablation(
-        "how many outliers are needed, as latents and as images?", ("oal", "oe-pixels-matched"),
+        "how many outliers are needed, as latents and as images?",
+        ("oal-latent", "oe-pixels-matched"),
         (
-            *_each("oal", "diffusion.n_latents", 30, 100, 1000, 3000),
+            *_each("oal-latent", "diffusion.n_latents", 30, 100, 1000, 3000),
             *_each("oe-pixels-matched", "diffusion.n_latents", 30, 100, 1000),
         ),
     ),
     "sigma": Ablation(
-        "how far should noise push a boundary point?", ("oal", "oal-paper"),
+        "how far should noise push a boundary point?", ("oal-latent", "oal-paper"),
         (
-            *_each("oal", "knn.sigma", 0.035, 0.17, 0.3),
+            *_each("oal-latent", "knn.sigma", 0.035, 0.17, 0.3),
             *_each("oal-paper", "knn.sigma", 0.17),
         ),
     ),
     "k": Ablation(
-        "whose distance tells the boundary?", ("oal",), _each("oal", "knn.k", 10, 100, 450)
+        "whose distance tells the boundary?", ("oal-latent",),
+        _each("oal-latent", "knn.k", 10, 100, 450),
     ),
     "distillation": Ablation(
         "logits, features, or both?", ("kd", "ce"),
         (*_each("kd", "weights.kd_features", 0.0), *_each("kd", "weights.kd_logits", 0.0)),
     ),
     "guidance": Ablation(
-        "how hard should the prompt pull?", ("oal",), _each("oal", "diffusion.guidance", 1.0, 3.0)
+        "how hard should the prompt pull?", ("oal-latent",),
+        _each("oal-latent", "diffusion.guidance", 1.0, 3.0),
     ),
     "statistics": Ablation(
-        "may outliers move the statistics of batch normalisation?", ("oal", "oe-pixels-matched"),
+        "may outliers move the statistics of batch normalisation?",
+        ("oal-latent", "oe-pixels-matched"),
         (
-            *_each("oal", "train.own_batch", False),
+            *_each("oal-latent", "train.own_batch", False),
             *_each("oe-pixels-matched", "train.own_batch", False),
         ),
     ),
     "alignment": Ablation(
-        "does it matter that a feature means something as a token?", ("oal",),
-        _each("oal", "diffusion.aligned", False),
+        "does it matter that a feature means something as a token?", ("oal-latent",),
+        _each("oal-latent", "diffusion.aligned", False),
     ),
     "decoding": Ablation(
         "latents, or the same outliers decoded, at which cost?",
-        ("oal", "oe-pixels-matched", "oe-pixels"), (),
+        ("oal", "oal-latent", "oe-pixels-matched", "oe-pixels"), (),
     ),
 }  # fmt: skip
 

@@ -75,7 +75,9 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     forward, both = student_flop(preset, layout.crop, layout.n_classes)
     recipes = [get_arm(a) for a in arms]
     selections = {r.outliers for r in recipes if r.outliers}
-    passes = sum(1 + bool(r.exposure) for r in recipes)  # outlier exposure doubles the batch
+    # outlier exposure doubles the batch, and so do images on which the teacher answers too
+    passes = sum(1 + bool(r.exposure) + bool(r.answers) for r in recipes)
+    asked = {(r.answers, r.outliers) for r in recipes if r.answers}
     guided = 2 if d.guidance > 1 else 1
     if not _paper_size(preset.teacher):
         teacher = 0.0
@@ -83,6 +85,7 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         unet = decoder = 0.0
     stages = {
         "teacher on all views": n_train * s.n_views * teacher,
+        "teacher's answers": len(asked) * n_train * s.n_views * teacher,
         "teacher on ID features": preset.n_per_class * layout.n_classes * teacher,
         "diffusion latents": len(selections) * d.n_latents * d.steps * guided * unet,
         "decoding": len(selections) * d.n_latents * decoder,

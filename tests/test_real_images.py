@@ -186,6 +186,10 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
     assert stages == {k: 2 * v for k, v in budget.flop(get_preset(name), ["ce", "oal-paper"], 1)
                       .items()}  # fmt: skip
     assert budget.flop(get_preset(name), ["ce"], 1)["diffusion latents"] == 0
+    latent, answers = (budget.flop(get_preset(name), [arm], 1) for arm in ("oal-latent", "oal"))
+    assert latent["teacher's answers"] == 0
+    assert answers["teacher's answers"] == answers["teacher on all views"] > 0
+    assert answers["student, arms"] == pytest.approx(1.5 * latent["student, arms"])
 
 
 def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(capsys):

@@ -27,7 +27,7 @@ def materials(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "latents"), [("oe-pixels", "oal-paper"), ("oe-pixels-matched", "oal")]
+    ("pictures", "latents"), [("oe-pixels", "oal-paper"), ("oe-pixels-matched", "oal-latent")]
 )
 def bench_epoch(on_cpu, keep_ratio, materials, pictures, latents):
     def epoch(arm):
