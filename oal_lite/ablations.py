@@ -61,12 +61,15 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("kd", "arm.answers", ("id",)),
         ),
     ),
+    "length": Ablation(
+        "would longer training do as well?", ("oal", "kd-distance", "kd"),
+        (*_each("kd-distance", "train.epochs", 8), *_each("kd", "train.epochs", 8)),
+    ),
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),
         (
             *_each("oal-latent", "arm.distance", None, "mahalanobis"),
             *_each("kd-distance", "arm.distance", "mahalanobis"),
-            *_each("oe-pixels-matched", "arm.distance", "knn"),
             *_each("oal-latent", "weights.kd_distance", 1.0, 10.0),
         ),
     ),
@@ -130,7 +133,8 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "decoding": Ablation(
         "latents, or the same outliers decoded, at which cost?",
-        ("oal", "oal-latent", "oe-pixels-matched", "oe-pixels"), (),
+        ("oal", "oal-latent", "oe-pixels-matched", "oe-pixels"),
+        _each("oe-pixels-matched", "arm.distance", "knn"),
     ),
 }  # fmt: skip
 
