@@ -75,6 +75,8 @@ CLAIMS = (
 )  # fmt: skip
 
 PIECES = (
+    Claim("Latent outliers do more than pictures where both have the teacher's distance",
+          "oal-latent", "oe-pixels-matched+distance=knn", "near AUROC", section="decoding"),
     Claim("Latent outliers take less training time than pictures", "oal-paper", "oe-pixels",
           "training seconds", relative=True),
     Claim("Few outliers suffice: 30 latents lose no more than one point to 300",
@@ -112,6 +114,8 @@ TARGETS = (
           "near AUROC", section="answers"),
     Claim("... more than kd-distance with the same, without any outlier", "oal",
           "kd-distance+answers=id", "near AUROC", section="answers"),
+    Claim("... more than kd-distance trained twice as long", "oal",
+          "kd-distance+train.epochs=8", "near AUROC", section="length"),
     Claim("oal: its latents add beside those answers", "oal", "oal+exposure=None", "near AUROC",
           section="answers"),
     Claim("kd-distance and answers on ID images once more: 3 points over kd",
