@@ -125,9 +125,8 @@ class Answers(Term):
 
         logit_kd(student, teacher)  +  distance_kd(student, D)
 
-    Nearly all ID images lie close to what the teacher knows, so on them alone its distance is
-    hardly heard above its noise. On images of another kind it has more to say. They are drawn, and
-    the teacher has looked at each, before the training.
+    The images are drawn, and the teacher has looked at each, before the training. More of them also
+    means more training: the control is ID images once more (`Arm.answers` of `("id",)`).
 
     Args:
         weight: of both summands.
