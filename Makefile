@@ -19,11 +19,8 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest tests
 	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks
 
-# Apart from the tests, whose run-time checks of shapes would be timed with the rest.
-# A warning of another version of a library is no error here.
-BENCH := -o python_files='bench_*.py' -o python_functions='bench_*' --confcutdir=tests/benchmarks -W default
 bench: .venv/test.stamp
-	$(BIN)/python -m pytest $(BENCH) -q tests/benchmarks $(ARGS)
+	$(BIN)/python -m pytest -q tests/benchmarks $(ARGS)
 
 lab: .venv/run.stamp
 	$(BIN)/jupyter lab notebooks

@@ -62,8 +62,15 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "length": Ablation(
-        "would longer training do as well?", ("oal", "kd-distance", "kd"),
-        (*_each("kd-distance", "train.epochs", 8), *_each("kd", "train.epochs", 8)),
+        "would longer training do as well, and what do outliers add to it?",
+        ("oal", "oal-latent", "kd-distance", "kd", "ce"),
+        (
+            *_each("kd-distance", "train.epochs", 8, 16),
+            *_each("kd", "train.epochs", 8),
+            *_each("oal-latent", "train.epochs", 8),
+            *_each("oal", "train.epochs", 8),
+            *_each("ce", "train.epochs", 8),
+        ),
     ),
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),

@@ -24,7 +24,7 @@ step() { # name, command: its output goes to OUT/name.log
 study() { # how many seeds, further arguments
     step "study-$1" "${PYTHON:-python3}" -m oal_lite.study --preset cifar10-scratch \
         --data-root "$data" --seeds "$@" --runs "$out/runs" --out "$out" --arms \
-        ce,kd,kd-distance,oal,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
+        ce,kd,kd-distance,oal,oal-latent,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
 }
 
 # Several processes keep one GPU busy only where NVIDIA's MPS lets them share it.
@@ -42,9 +42,7 @@ if command -v nvidia-cuda-mps-control >/dev/null; then
 fi
 # Alone on the GPU: these are timed.
 export OAL_LITE_BENCH_OUT="$out"
-step benchmarks "${PYTHON:-python3}" -m pytest -o python_files='bench_*.py' \
-    -o python_functions='bench_*' --confcutdir=tests/benchmarks -W default -q \
-    -p no:cacheprovider tests/benchmarks --device cuda
+step benchmarks "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider tests/benchmarks --device cuda
 step knn-tests "${PYTHON:-python3}" -m pytest --noconftest -W default -q -p no:cacheprovider \
     tests/test_knn_gpu.py
 echo "$(date +%T) done"
