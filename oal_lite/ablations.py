@@ -63,13 +63,13 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "length": Ablation(
         "would longer training do as well, and what do outliers add to it?",
-        ("oal", "oal-latent", "kd-distance", "kd", "ce"),
+        ("oal", "oal-latent", "kd-distance", "kd"),
         (
-            *_each("kd-distance", "train.epochs", 8, 16),
+            *_each("kd-distance", "train.epochs", 8),
             *_each("kd", "train.epochs", 8),
             *_each("oal-latent", "train.epochs", 8),
             *_each("oal", "train.epochs", 8),
-            *_each("ce", "train.epochs", 8),
+            ("kd-distance", {"arm.answers": ("id",), "train.epochs": 8}),
         ),
     ),
     "distance": Ablation(
@@ -123,8 +123,11 @@ ABLATIONS: dict[str, Ablation] = {
         (*_each("kd", "weights.kd_features", 0.0), *_each("kd", "weights.kd_logits", 0.0)),
     ),
     "guidance": Ablation(
-        "how hard should the prompt pull?", ("oal-latent",),
-        _each("oal-latent", "diffusion.guidance", 1.0, 3.0),
+        "how hard should the prompt pull, and is it better than no outliers?", ("oal-latent",),
+        (
+            *_each("oal-latent", "diffusion.guidance", 1.0, 3.0),
+            *_each("oal-latent", "weights.latent_exposure", 0.0),
+        ),
     ),
     "statistics": Ablation(
         "may outliers move the statistics of batch normalisation?",
