@@ -18,12 +18,14 @@ KEY = "oal_lite.checkpoint"
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Put tensors aside under their place in the nest; what is left is JSON."""
+    """Put tensors aside under a number and their place in the nest; what is left is JSON."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             raise TypeError(f"{name} is a sparse tensor, which a checkpoint cannot hold")
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
+        # numbered, as the places "a/b" of one key and of two would be one name
+        key = f"{len(tensors)}{name}"
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
     if isinstance(value, dict):  # keys may be numbers, which JSON would turn into strings
         if odd := [k for k in value if not isinstance(k, str | int)]:
             raise TypeError(f"{name} has the key {odd[0]!r}; a checkpoint takes words and numbers")
@@ -121,6 +123,13 @@ class Keeper:
             raise ValueError(
                 f"checkpoint {self.path} belongs to a training with other settings "
                 f"({', '.join(differ) or 'more of them'}); delete it or give another path"
+            )
+        if state["parts"].keys() != self._parts.keys():
+            odd = sorted(state["parts"].keys() ^ self._parts.keys())
+            raise ValueError(
+                f"checkpoint {self.path} belongs to a training with other parts "
+                f"({', '.join(odd)}), as one in half precision on another device has; delete it or "
+                "give another path"
             )
         for name, part in self._parts.items():
             saved = state["parts"][name]

@@ -151,7 +151,8 @@ def differences(
 ) -> PairedTest | None:
     """Paired test of arm - baseline over the seeds that both have.
 
-    None with fewer than two of them, or where a value is: no set of that group was at hand.
+    None with fewer than two of them, where a value is None (no set of that group was at hand), and
+    where a relative difference would be one to zero.
     """
     if arm not in table or baseline not in table:
         return None
@@ -163,6 +164,8 @@ def differences(
     if len(seeds) < 2 or None in [x[s] for x in (ours, theirs) for s in seeds]:
         return None
     unit = sum(theirs[s] for s in seeds) / len(seeds) if relative else 1.0
+    if unit == 0:
+        return None
     return paired_test([ours[s] / unit for s in seeds], [theirs[s] / unit for s in seeds])
 
 

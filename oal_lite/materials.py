@@ -217,10 +217,12 @@ class Materials:
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        unseen = ("pipeline", "n_per_class", "knn", "diffusion", "weights")
+        unseen = ("teacher", "pipeline", "n_per_class", "knn", "diffusion", "weights")
         start = self._kept(
             "start", lambda: self._timed("start", sentence, make), unseen,
             {k: tuple(v.shape) for k, v in self.student().state_dict().items()},
+            # arms of other lengths set out from it, too; no image but the batch's comes in here
+            preset=replace(self.preset, train=replace(settings, own_batch=True)),
         )  # fmt: skip
         self.forget_checkpoint("start")
         return start
@@ -287,7 +289,7 @@ class Materials:
             "id-latents", lambda: self._timed(
                 "encoding", f"autoencoder: {len(images):,} training images encoded",
                 lambda: {"latents": encode(self.pipeline, images, batch_size=self._batch)},
-            ), ("knn", "diffusion", "train", "weights"), {"latents": None},
+            ), ("knn", "diffusion", "train", "weights"), {"latents": None}, seed=0,
         )  # fmt: skip
         return made["latents"]
 
@@ -352,19 +354,22 @@ class Materials:
 
     def _kept(
         self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str],
-        shapes: Mapping[str, tuple | None],
+        shapes: Mapping[str, tuple | None], *, preset: Preset | None = None,
+        seed: int | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Tensors from the folder of runs if they are there; otherwise made, and put there.
 
         `unseen` names the parts of the preset on which they do not depend, so that an ablation of
         one stage does not repeat the others. `shapes` are those of all tensors, None for any.
+        Where they depend on less than this preset and this seed, those that count are given.
 
         Raises:
             ValueError: for a file that is damaged, or holds others.
         """
         if self.runs is None:
             return make()
-        path = run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
+        seed = self.seed if seed is None else seed
+        path = run_path(self.runs, preset or self.preset, what, seed, "safetensors", unseen=unseen)
         if not path.exists():
             write_tensors(path, make())
         kept = read_tensors(path)

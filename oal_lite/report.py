@@ -13,7 +13,6 @@ from oal_lite.claims import differences
 from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import PairedTest, mean_interval
-from oal_lite.recipes import ARMS
 from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
@@ -157,7 +156,7 @@ def summary(
         "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
         "convention": CONVENTION,
         "table": values(results, columns),
-        "questions": {arm: ARMS[arm.split("+")[0]].question for arm in by_arm(results)},
+        "questions": {r.record["arm"]: r.record["recipe"]["question"] for r in results},
         "markdown": markdown(results, baselines),
         "runs": [r.record for r in results],
     }
@@ -307,7 +306,8 @@ def write(
     figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
     written.append(plots.save(figure, out / "results_table.png"))
 
-    written.append(plots.save(outlier_sheet(materials), out / "outliers.png"))
+    if any(r.record["recipe"]["outliers"] for r in results):  # else no diffusion model was needed
+        written.append(plots.save(outlier_sheet(materials), out / "outliers.png"))
     plt.close("all")
     return written
 

@@ -43,13 +43,24 @@ def version_of(package: Path) -> str:
 
 
 def portable(preset: Preset) -> dict:
-    """Settings as plain data; folders of this package by their place in it."""
+    """Settings as plain data; folders of this package by their place in it.
+
+    A model that was trained here has a manifest beside it, and what counts of it goes with its
+    name: trained anew, it is another.
+    """
     root = str(Path(__file__).parent)
-    inside = {k: getattr(preset, k).replace(root, "oal_lite") for k in ("teacher", "pipeline")}
+    inside = {k: _named(getattr(preset, k), root) for k in ("teacher", "pipeline")}
     # Of real images it counts what they are, not where they lie.
     if preset.benchmark in openood.LAYOUTS and preset.data_root is not None:
         inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
     return asdict(replace(preset, **inside, download=False))
+
+
+def _named(model: str, root: str) -> str:
+    manifest = Path(model).parent / "manifest.json"
+    if model.startswith(root) or not Path(model).is_dir() or not manifest.is_file():
+        return model.replace(root, "oal_lite")
+    return f"{model}@{hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]}"
 
 
 def run_path(

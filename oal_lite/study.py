@@ -96,6 +96,7 @@ def train_one(
 def _train_one(
     arm_name: str, materials: Materials, arm: Arm, device: str | None
 ) -> tuple[Run, nn.Module]:
+    before = dict(materials.seconds)  # what the arms before this one took is not this one's
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
     views = materials.views
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
@@ -128,7 +129,10 @@ def _train_one(
         "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": portable(preset),
         "code": code_version(),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
-        "seconds": {"training": round(history.seconds, 2), **materials.seconds},
+        "seconds": {
+            "training": round(history.seconds, 2),
+            **{k: v for k, v in materials.seconds.items() if k not in before},
+        },
         "extra_mb": round(sum(b.nbytes for t in terms for b in t.buffers(recurse=False)) / 1e6, 3),
         "missing": list(benchmark.missing),
     }  # fmt: skip
@@ -198,6 +202,7 @@ def run(
             if record_path.exists() and scores_path.exists() and not fresh:
                 progress(f"{label}, seed {seed}: read from {record_path}")
                 record = read_record(record_path, RECORD)
+                _need_recipe(record, arm, record_path)
                 results.append(Run(record, read_tensors(scores_path)))
                 materials.forget_checkpoint(label)  # killed after the record, it would lie there
                 continue
@@ -210,6 +215,16 @@ def run(
             materials.forget_checkpoint(label)
             results.append(result)
     return results
+
+
+def _need_recipe(record: dict, arm: Arm, path: Path) -> None:
+    """Refuse a finished run that another recipe of the same label has left."""
+    ours, theirs = json.loads(json.dumps(asdict(arm))), record.get("recipe") or {}
+    if odd := [k for k in ours if k != "question" and k in theirs and ours[k] != theirs[k]]:
+        raise ValueError(
+            f"{path} was made by another recipe with the label {record['arm']!r} ({', '.join(odd)} "
+            "differ); give this one a label of its own, or delete the file"
+        )
 
 
 def side_by_side(

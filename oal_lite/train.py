@@ -152,6 +152,11 @@ def fit(
         check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"
     accelerator = _accelerator(_precision(mixed_precision, cpu), cpu)
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"{accelerator.num_processes} processes of `accelerate launch` would all train on the "
+            "same batches; start one, and give --workers to train several students side by side"
+        )
     device = accelerator.device
     side = student.entry_size(views.images.shape[-1])
     student.to(device, memory_format=torch.channels_last)

@@ -18,6 +18,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is read of a repository; old pickles and other frameworks' weights stay where they are.
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 UNUSED = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*non_ema*", "v1-*"]
+# The cache is asked for no more than was fetched, or what was left out would count as missing.
+WANTED = {"allow_patterns": PATTERNS, "ignore_patterns": UNUSED}
 
 
 class Facts(NamedTuple):
@@ -50,7 +52,7 @@ def in_cache(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=PATTERNS))
+        return Path(snapshot_download(name, local_files_only=True, **WANTED))
     except (OSError, ValueError):  # huggingface_hub's "not in the cache" is one of either
         return None
 
@@ -100,7 +102,7 @@ def _fetch(name: str) -> Path:
             f"cannot download {name}: HF_HUB_OFFLINE is set; unset it, or name a folder"
         )
     try:
-        return Path(snapshot_download(name, allow_patterns=PATTERNS, ignore_patterns=UNUSED))
+        return Path(snapshot_download(name, **WANTED))
     except Exception as error:  # httpx, requests, OSError or the hub's own: all say "not reached"
         raise FileNotFoundError(
             f"cannot download {name} ({type(error).__name__}: {_first_line(error)}); "

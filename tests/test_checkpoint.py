@@ -199,6 +199,21 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         train("ce", path)
 
 
+def test_a_checkpoint_with_other_parts_is_refused(tmp_path):
+    generator = torch.Generator()
+    Keeper = checkpoint.Keeper
+    Keeper(tmp_path / "c", {"generator": generator, "scaler": generator}, {}).save({})
+    with pytest.raises(ValueError, match=r"training with other parts \(scaler\)"):
+        Keeper(tmp_path / "c", {"generator": generator}, {}).restore()
+
+
+def test_keys_that_spell_the_same_place_are_kept_apart(tmp_path):
+    one, two, three = (torch.tensor([float(i)]) for i in range(3))
+    state = {"a/b": one, "a": {"b": two}, "n": {1: two, "1": three}}
+    checkpoint.save(tmp_path / "c", state)
+    assert same(checkpoint.load(tmp_path / "c"), state)
+
+
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])

@@ -87,6 +87,12 @@ def test_a_relative_difference_is_in_percent_of_the_baselines_mean():
     )  # fmt: skip
 
 
+def test_nothing_is_relative_to_zero():
+    numbers = table([0.1, 0.2, 0.1], [0.0, 0.0, 0.0])
+    claim = Claim("", "new", "old", "near FPR95", relative=True)
+    assert verdict(claim, numbers)[0] == UNTESTABLE
+
+
 def test_every_row_is_read_from_its_own_section():
     study = {
         "table": table([0.9, 0.91, 0.92], [0.80, 0.812, 0.82]),

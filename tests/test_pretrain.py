@@ -180,7 +180,7 @@ def test_what_a_kill_left_in_a_models_folder_is_in_no_manifest_and_swept_when_ol
         os.utime(left, (then, then))
     (tmp_path / "teacher" / "config.json").write_text("{}")
     (tmp_path / "unfinished-unet.safetensors").write_bytes(b"")
-    write_manifest(tmp_path, "teacher", PretrainSettings(), {})
+    write_manifest(tmp_path, "teacher", PretrainSettings(), "shapes", {})
     listed = json.loads((tmp_path / "manifest.json").read_text())["sha256"]
     assert list(listed) == ["teacher/config.json"]
     sweep(tmp_path)

@@ -102,6 +102,20 @@ def test_the_message_names_size_and_licence_before_the_download(monkeypatch):
     assert "4.3 GB, licence CreativeML OpenRAIL-M" in said[-1]
 
 
+def test_the_cache_is_asked_for_what_was_fetched(monkeypatch):
+    """Asked for more, it would call a Stable Diffusion without its safety checker incomplete."""
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or "."
+    )
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    weights.in_cache("owner/name")
+    weights._fetch("owner/name")
+    assert asked[0] == {"local_files_only": True} | asked[1]
+    assert "safety_checker/*" in asked[0]["ignore_patterns"]
+
+
 def test_no_code_of_a_model_folder_is_run(tiny, tmp_path):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
     path = tmp_path / "teacher/config.json"

@@ -21,6 +21,7 @@ from oal_lite.files import write_atomically
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
+from oal_lite.recipes import get_arm
 from oal_lite.run_files import run_path, version_of
 from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
 from oal_lite.study import Run
@@ -95,6 +96,21 @@ def test_a_second_call_reads_the_runs_and_trains_nothing(finished, tiny_preset, 
         assert all(torch.equal(first.scores[k], second.scores[k]) for k in first.scores)
 
 
+def test_a_run_of_another_recipe_with_the_same_label_is_refused(finished, tiny_preset, monkeypatch):
+    monkeypatch.setattr(study, "train_one", refuse)
+    other = {"ce": replace(get_arm("ce"), distil=True)}
+    with pytest.raises(ValueError, match=r"another recipe with the label 'ce' \(distil differ"):
+        study.run(tiny_preset, other, [0], runs=finished[0], device="cpu")
+    reworded = {"ce": replace(get_arm("ce"), question="what else?")}
+    assert len(study.run(tiny_preset, reworded, [0], runs=finished[0], device="cpu")) == 1
+
+
+def test_an_arm_counts_no_seconds_of_the_arms_before_it(finished):
+    first, second = (r.record["seconds"] for r in finished[1][:2])
+    assert not set(first) & set(second) - {"training"}
+    assert "start" in first and "latents (farthest)" in second
+
+
 def test_a_missing_file_is_made_again_and_fresh_repeats_all(finished, tiny_preset, monkeypatch):
     folder, results, _ = finished
     made, files = [], kept_files(folder)
@@ -127,6 +143,19 @@ def test_changed_settings_seeds_or_code_mean_another_file(tiny_preset, monkeypat
     paths = {path(), path(what="kd"), path(seed=1), *map(path, changed)}
     monkeypatch.setattr(run_files, "code_version", lambda: "changed")
     assert len(paths | {path()}) == 9
+
+
+def test_a_model_trained_anew_means_another_file(tiny_preset, tmp_path):
+    def path():
+        preset = replace(tiny_preset, teacher=str(tmp_path / "teacher"))
+        return run_path(Path("runs"), preset, "ce", 0, "json")
+
+    (tmp_path / "teacher").mkdir()
+    by_folder = path()
+    (tmp_path / "manifest.json").write_text("first")
+    first = path()
+    (tmp_path / "manifest.json").write_text("second")
+    assert len({by_folder, first, path()}) == 3
 
 
 def test_the_code_version_follows_the_sources(tmp_path):
@@ -357,6 +386,9 @@ def test_the_start_is_shared_by_settings_that_it_cannot_feel(finished, tiny_pres
     monkeypatch.setattr(materials_module, "fit", refuse)
     changed = replace(tiny_preset, knn=replace(tiny_preset.knn, sigma=0.9))
     assert Materials(changed, 0, runs=finished[0]).start.keys()
+    for felt_by_arms in ({"epochs": 9}, {"lr": 0.9}, {"own_batch": False}):
+        changed = replace(tiny_preset, train=replace(tiny_preset.train, **felt_by_arms))
+        assert Materials(changed, 0, runs=finished[0]).start.keys()
     longer = replace(tiny_preset, train=replace(tiny_preset.train, start_lr=0.2))
     with pytest.raises(AssertionError, match="should have been read"):
         Materials(longer, 0, runs=finished[0]).start  # noqa: B018
@@ -399,6 +431,7 @@ def made_up(arm, seed, accuracy, near=(0.5, 0.7), far=(0.9,)):
 
     record = {
         "arm": arm, "seed": seed, "preset": {"name": "shapes"}, "id_accuracy": accuracy,
+        "recipe": {"question": "is it made up?", "outliers": None},
         "metrics": {"energy": {"near": group(near), "far": group(far)}},
     }  # fmt: skip
     scores = {"energy/id": torch.zeros(2)}
@@ -466,6 +499,15 @@ def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, t
         with Image.open(picture) as image:
             assert min(image.size) > 150, picture.name
             assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
+
+
+def test_without_an_arm_that_sees_outliers_no_sheet_of_them_is_drawn(
+    finished, tiny_preset, tmp_path
+):
+    """So that `--arms ce,kd` needs no diffusion model."""
+    without = Materials(replace(tiny_preset, pipeline=str(tmp_path / "nowhere")), 0)
+    written = report.write(finished[1][::2], without, tmp_path, device="cpu")
+    assert "outliers.png" not in {p.name for p in written} and len(written) == 4
 
 
 def test_more_picks_than_outliers_are_refused():

@@ -32,12 +32,14 @@ def forget_hashes(folder: Path) -> None:
         write_atomically(path, lambda p: p.write_text(json.dumps(manifest, indent=1)))
 
 
-def write_manifest(folder: Path, part: str, settings: PretrainSettings, measured: dict) -> None:
+def write_manifest(
+    folder: Path, part: str, settings: PretrainSettings, preset: str, measured: dict
+) -> None:
     """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
     manifest[part] = {
-        "command": f"python -m oal_lite.pretrain {part}",
+        "command": f"python -m oal_lite.pretrain {part} --preset {preset}",
         "settings": asdict(settings),
         "torch": torch.__version__,
         "measured": measured,
@@ -80,7 +82,7 @@ def train(
     for part in parts:
         forget_hashes(out)
         measured = PARTS[part](settings, out, device, source)
-        write_manifest(out, part, settings, {"trained_on": source.name, **measured})
+        write_manifest(out, part, settings, source.name, {"trained_on": source.name, **measured})
         say(json.dumps({part: measured}, indent=1))
     # Not before: an interrupted unet shall not train the autoencoder again. After it all is done.
     for part in PARTS if "unet" in parts else parts:

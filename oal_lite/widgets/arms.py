@@ -51,11 +51,12 @@ def draw(run: Run, score: str):  # noqa: ANN201
     plots.score_histograms(groups, ax=left)
     left.set_xlabel(f"{score} score (high = OOD)")
     left.legend(fontsize=9, loc="upper left", bbox_to_anchor=(-0.2, -0.27), ncols=2)
-    plots.roc({plots.LABELS[g]: (groups["id"], groups[g]) for g in ("near", "far")}, ax=middle)
+    ood = [g for g in ("near", "far") if g in groups]
+    plots.roc({plots.LABELS[g]: (groups["id"], groups[g]) for g in ood}, ax=middle)
     middle.set(xlabel="FPR (ID called OOD)", ylabel="TPR (OOD found)")
     sets = run.record["metrics"][score]
     lines = [f"{'set, %':10}{'AUROC':>7}{'FPR95':>7}"]
-    for group in ("near", "far"):
+    for group in ood:
         lines += [f"{group}-OOD"] + [
             f"  {name:8}{100 * m['auroc']:7.1f}{100 * m['fpr95']:7.1f}"
             for name, m in sets[group].items()
@@ -64,10 +65,11 @@ def draw(run: Run, score: str):  # noqa: ANN201
     right.text(0, 1, "\n".join(lines), family="monospace", fontsize=10, va="top", linespacing=1.5)
     record = run.record
     figure.suptitle(f"{record['arm']}, seed {record['seed']}, score {score}", fontsize=12)
-    near = detection_metrics(groups["id"], groups["near"])
+    first = plots.LABELS[ood[0]]
+    found = detection_metrics(groups["id"], groups[ood[0]])
     sentence = (
-        f"<b>{record['arm']}</b> with the score <b>{score}</b>: a near-OOD image scores above an "
-        f"ID image in {near.auroc:.1%} of pairs. To catch 95 % of near-OOD, {near.fpr95:.1%} of "
+        f"<b>{record['arm']}</b> with the score <b>{score}</b>: a {first} image scores above an "
+        f"ID image in {found.auroc:.1%} of pairs. To catch 95 % of {first}, {found.fpr95:.1%} of "
         f"the ID images are called OOD by mistake (sets pooled)."
     )
     return figure, sentence
