@@ -61,11 +61,15 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("kd", "arm.answers", ("id",)),
         ),
     ),
+    "control": Ablation(
+        "is it the outliers, or that more images are shown?", ("oal", "kd-distance", "kd"),
+        _each("kd-distance", "arm.answers", ("id",)),
+    ),
     "length": Ablation(
         "would longer training do as well, and what do outliers add to it?",
         ("oal", "oal-latent", "kd-distance", "kd"),
         (
-            *_each("kd-distance", "train.epochs", 8, 16),
+            *_each("kd-distance", "train.epochs", 8),
             *_each("kd", "train.epochs", 8),
             *_each("oal-latent", "train.epochs", 8),
             *_each("oal", "train.epochs", 8),
