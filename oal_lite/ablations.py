@@ -127,8 +127,11 @@ ABLATIONS: dict[str, Ablation] = {
         (*_each("kd", "weights.kd_features", 0.0), *_each("kd", "weights.kd_logits", 0.0)),
     ),
     "guidance": Ablation(
-        "how hard should the prompt pull?", ("oal-latent",),
-        _each("oal-latent", "diffusion.guidance", 1.0, 3.0),
+        "how hard should the prompt pull, and is it better than no outliers?", ("oal-latent",),
+        (
+            *_each("oal-latent", "diffusion.guidance", 1.0, 3.0),
+            *_each("oal-latent", "weights.latent_exposure", 0.0),
+        ),
     ),
     "statistics": Ablation(
         "may outliers move the statistics of batch normalisation?",
