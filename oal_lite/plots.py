@@ -13,7 +13,7 @@ from torch import Tensor
 from oal_lite.arguments import need_whole
 from oal_lite.files import write_atomically
 from oal_lite.images import check_images
-from oal_lite.metrics import PairedTest, detection_metrics, roc_points
+from oal_lite.metrics import Numbers, PairedTest, Positive, detection_metrics, roc_points
 from oal_lite.presets import smoke
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
@@ -128,6 +128,14 @@ def image_grid(
     return ax
 
 
+def threshold_of_fpr95(id_scores: Numbers, ood_scores: Numbers, positive: Positive) -> float:
+    """The first threshold, from the positive side, that finds at least 95 % of the positives."""
+    if positive == "ood":
+        _, tpr, thresholds = roc_points(id_scores, ood_scores)
+        return float(thresholds[(tpr >= 0.95).argmax()])
+    return -threshold_of_fpr95(-np.asarray(ood_scores), -np.asarray(id_scores), "ood")
+
+
 def score_histograms(
     scores: Mapping[str, Tensor], *, ax: Axes | None = None, bins: int = 60
 ) -> Axes:
@@ -157,7 +165,7 @@ def score_histograms(
             linestyle=STYLES[group], label=f"{LABELS[group]} (n = {len(x):,})",
         )  # fmt: skip
     if "near" in values and "id" in values:
-        threshold = np.sort(values["near"])[len(values["near"]) // 20]  # 5 % or less lie below
+        threshold = threshold_of_fpr95(values["id"], values["near"], "ood")
         fpr = detection_metrics(values["id"], values["near"]).fpr95
         note = f"95 % of near-OOD lie right of here,\nand so do {fpr:.0%} of ID (sets pooled)"
         ax.axvline(threshold, color="0.35", linewidth=1, label=note)

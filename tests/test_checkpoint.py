@@ -201,10 +201,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 
 def test_a_checkpoint_with_other_parts_is_refused(tmp_path):
     generator = torch.Generator()
-    Keeper = checkpoint.Keeper
-    Keeper(tmp_path / "c", {"generator": generator, "scaler": generator}, {}).save({})
+    both = {"generator": generator, "scaler": generator}
+    checkpoint.Keeper(tmp_path / "c", both, {}).save({})
     with pytest.raises(ValueError, match=r"training with other parts \(scaler\)"):
-        Keeper(tmp_path / "c", {"generator": generator}, {}).restore()
+        checkpoint.Keeper(tmp_path / "c", {"generator": generator}, {}).restore()
 
 
 def test_keys_that_spell_the_same_place_are_kept_apart(tmp_path):

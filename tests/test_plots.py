@@ -34,10 +34,13 @@ def test_scores_that_are_all_alike_have_a_bar_of_some_width():
 
 
 def test_the_line_of_fpr95_is_the_largest_score_that_still_flags_95_percent():
+    import matplotlib.pyplot as plt
+
     near = torch.arange(20.0)
     ax = plots.score_histograms({"id": torch.full((4,), 0.5), "near": near})
     assert ax.lines[-1].get_xdata()[0] == 1  # 19 of 20 lie at or above it, and no ID score does
     assert "0% of ID" in ax.lines[-1].get_label()
+    plt.close(ax.figure)
 
 
 def test_a_refused_picture_leaves_no_empty_figure_behind():

@@ -21,7 +21,6 @@ from oal_lite.files import write_atomically
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
-from oal_lite.recipes import get_arm
 from oal_lite.run_files import run_path, version_of
 from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
 from oal_lite.study import Run
@@ -98,10 +97,10 @@ def test_a_second_call_reads_the_runs_and_trains_nothing(finished, tiny_preset, 
 
 def test_a_run_of_another_recipe_with_the_same_label_is_refused(finished, tiny_preset, monkeypatch):
     monkeypatch.setattr(study, "train_one", refuse)
-    other = {"ce": replace(get_arm("ce"), distil=True)}
+    other = {"ce": replace(ARM_TABLE["ce"], distil=True)}
     with pytest.raises(ValueError, match=r"another recipe with the label 'ce' \(distil differ"):
         study.run(tiny_preset, other, [0], runs=finished[0], device="cpu")
-    reworded = {"ce": replace(get_arm("ce"), question="what else?")}
+    reworded = {"ce": replace(ARM_TABLE["ce"], question="what else?")}
     assert len(study.run(tiny_preset, reworded, [0], runs=finished[0], device="cpu")) == 1
 
 

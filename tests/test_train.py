@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.testing import assert_close
 
 from oal_lite.checkpoint import load as load_checkpoint
@@ -435,10 +436,7 @@ def test_fusing_layers_is_for_gpus_and_changes_nothing_on_a_cpu():
 
 def test_several_processes_are_refused(monkeypatch):
     """All of them would train on the same batches, and the learning rate would fall too early."""
-    from oal_lite import train
-
-    one = train._accelerator("no", True)
-    monkeypatch.setattr(type(one), "num_processes", 2)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
     student = make_student()
     with pytest.raises(ValueError, match="2 processes of `accelerate launch` would all"):
         fit(

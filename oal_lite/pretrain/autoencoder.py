@@ -76,8 +76,7 @@ def train_vae(
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", pixels=f"{pixels.item():.4f}")
-        last = step + 1 == settings.vae_steps
-        if last or (step + 1) % loop.KEEP_EVERY == 0:
+        if loop.due(step, settings.vae_steps):
             squared_error = pixels.item()
             keeper.save({"steps": step + 1, "squared error": squared_error})
     vae.eval().requires_grad_(False)

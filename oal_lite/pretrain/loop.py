@@ -23,6 +23,11 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sched
     )
 
 
+def due(step: int, steps: int) -> bool:
+    """Whether to keep the state after this step, counted from 0: now and then, and at last."""
+    return (step + 1) % KEEP_EVERY == 0 or step + 1 == steps
+
+
 def half(device: str) -> torch.autocast:
     """A context of bfloat16 arithmetic on a GPU; on a CPU it changes nothing."""
     kind = torch.device(device).type

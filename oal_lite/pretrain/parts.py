@@ -42,7 +42,7 @@ def write_manifest(
         "command": f"python -m oal_lite.pretrain {part} --preset {preset}",
         "settings": asdict(settings),
         "torch": torch.__version__,
-        "measured": measured,
+        "measured": {"trained_on": preset, **measured},
     }
     manifest["sha256"] = {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
@@ -82,7 +82,7 @@ def train(
     for part in parts:
         forget_hashes(out)
         measured = PARTS[part](settings, out, device, source)
-        write_manifest(out, part, settings, source.name, {"trained_on": source.name, **measured})
+        write_manifest(out, part, settings, source.name, measured)
         say(json.dumps({part: measured}, indent=1))
     # Not before: an interrupted unet shall not train the autoencoder again. After it all is done.
     for part in PARTS if "unet" in parts else parts:

@@ -62,7 +62,7 @@ def train_teacher(
             schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % loop.KEEP_EVERY == 0 or step + 1 == settings.teacher_steps:
+        if loop.due(step, settings.teacher_steps):
             keeper.save({"steps": step + 1})
     write_folder(out / "teacher", model.eval().save_pretrained)
     val = source.val

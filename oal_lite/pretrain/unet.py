@@ -138,7 +138,7 @@ def train_unet(
             _save_half(pipeline, average.module, out / "pipeline")
         now = loss.detach()
         running = now if running is None else 0.99 * running + 0.01 * now
-        if (step + 1) % loop.KEEP_EVERY == 0 or step + 1 == settings.unet_steps:
+        if loop.due(step, settings.unet_steps):
             keeper.save({"steps": step + 1, "loss": running.item()})
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running.item():.4f}")

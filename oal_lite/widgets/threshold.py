@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from oal_lite.metrics import Numbers, Positive, detection_metrics, roc_points
-from oal_lite.plots import COLOURS, STYLES
+from oal_lite.plots import COLOURS, STYLES, threshold_of_fpr95
 from oal_lite.widgets.panel import Panel
 
 
@@ -47,14 +47,6 @@ def confusion_at(
     called = (lambda s: s >= threshold) if positive == "ood" else (lambda s: s > threshold)
     found, alarms = int(called(ood).sum()), int(called(ids).sum())
     return Confusion(found, ood.size - found, alarms, ids.size - alarms)
-
-
-def threshold_of_fpr95(id_scores: Numbers, ood_scores: Numbers, positive: Positive) -> float:
-    """The first threshold, from the positive side, that finds at least 95 % of the positives."""
-    if positive == "ood":
-        _, tpr, thresholds = roc_points(id_scores, ood_scores)
-        return float(thresholds[(tpr >= 0.95).argmax()])
-    return -threshold_of_fpr95(-np.asarray(ood_scores), -np.asarray(id_scores), "ood")
 
 
 def threshold_panel(
