@@ -4,7 +4,7 @@ An ablation takes one arm and changes one thing at a time. A change is a line su
 `{"knn.sigma": 0.17}`: a field of the preset's stage, or of the arm itself (`"arm.outliers"`).
 The label of a run is made from its changes, so it says what was run and cannot say anything else.
 
-    python -m oal_lite.study --ablation selection --seeds 8
+    python -m oal_lite.study --preset shapes-short --ablation selection --seeds 8
 """
 
 from collections.abc import Mapping
@@ -51,29 +51,32 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("oal-latent", "weights.latent_exposure", 0.0),
         ),
     ),
+    "asked": Ablation(
+        "is it the outliers, the halves, or that more images are seen?",
+        ("oal", "kd-distance-twice", "kd-distance"),
+        _each("oal", "arm.answers", ("outliers",), ("halves",)),
+    ),
     "answers": Ablation(
-        "on what should the teacher answer, and what else does it take?",
-        ("oal", "oal-latent", "kd-distance", "kd"),
+        "do latents add to the answers, and what do the answers alone?",
+        ("oal", "oal-latent", "kd-distance-twice", "kd-distance", "kd"),
         (
-            *_each("oal", "arm.answers", ("id",), ("outliers",), ("halves",)),
-            *_each("oal", "arm.exposure", None),
-            *_each("kd-distance", "arm.answers", ("id",)),
+            *_each("oal", "arm.exposure", "latent"),
+            ("oal", {"arm.exposure": "latent", "arm.answers": ("id",)}),
+            ("oal", {"arm.exposure": "latent", "arm.answers": ("outliers",)}),
+            ("oal", {"arm.exposure": "latent", "arm.answers": ("halves",)}),
             *_each("kd", "arm.answers", ("id",)),
         ),
     ),
-    "control": Ablation(
-        "is it the outliers, or that more images are shown?", ("oal", "kd-distance", "kd"),
-        _each("kd-distance", "arm.answers", ("id",)),
-    ),
     "length": Ablation(
         "would longer training do as well, and what do outliers add to it?",
-        ("oal", "oal-latent", "kd-distance", "kd"),
+        ("oal-latent", "kd-distance-twice", "kd-distance", "kd"),
         (
+            *_each("oal", "arm.exposure", "latent"),
+            ("oal", {"arm.exposure": "latent", "train.epochs": 8}),
+            *_each("oal-latent", "train.epochs", 8),
+            *_each("kd-distance-twice", "train.epochs", 8),
             *_each("kd-distance", "train.epochs", 8),
             *_each("kd", "train.epochs", 8),
-            *_each("oal-latent", "train.epochs", 8),
-            *_each("oal", "train.epochs", 8),
-            ("kd-distance", {"arm.answers": ("id",), "train.epochs": 8}),
         ),
     ),
     "distance": Ablation(
@@ -147,7 +150,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "decoding": Ablation(
         "latents, or the same outliers decoded, at which cost?",
-        ("oal", "oal-latent", "oe-pixels-matched", "oe-pixels"),
+        ("oal-latent", "oe-pixels-matched", "oe-pixels"),
         _each("oe-pixels-matched", "arm.distance", "knn"),
     ),
 }  # fmt: skip

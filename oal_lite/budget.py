@@ -14,6 +14,7 @@ from oal_lite import openood, weights
 from oal_lite.arguments import need_whole
 from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset
+from oal_lite.recipes import Arm, get_arm
 from oal_lite.students import ResNet18
 
 PETA = 1e15
@@ -57,24 +58,24 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     Raises:
         ValueError: for a preset of another benchmark, no arm or an unknown one, or no seed.
     """
-    from oal_lite.recipes import get_arm
-
     _check(preset, arms, seeds)
     if preset.benchmark not in openood.LAYOUTS:
         raise ValueError(
             f"benchmark {preset.benchmark!r} is not counted; choose a preset of one of "
             f"{', '.join(openood.LAYOUTS)}"
         )
-    layout = openood.LAYOUTS[preset.benchmark]
-    n_train, n_scored = N_IMAGES[preset.benchmark]
-    n_train = min(n_train, preset.benchmark_sizes.get("n_train", n_train))
+    layout, n_train = openood.LAYOUTS[preset.benchmark], _n_train(preset)
+    n_scored = N_IMAGES[preset.benchmark][1]
     n_scored = min(n_scored, 10 * preset.benchmark_sizes.get("n_ood", n_scored))
     s, d = preset.train, preset.diffusion
     teacher = COUNTED["ViT-B/16, one image"]
-    unet, decoder = COUNTED["UNet, one sample, one step"], COUNTED["decoder, one latent"]
+    unet = COUNTED["UNet, one sample, one step"]
+    encoder, decoder = COUNTED["encoder, one image"], COUNTED["decoder, one latent"]
     forward, both = student_flop(preset, layout.crop, layout.n_classes)
     recipes = [get_arm(a) for a in arms]
-    selections = {r.outliers for r in recipes if r.outliers}
+    made = {"noise": "farthest", "halves": "farthest"}  # controls, made from those
+    selections = {made.get(r.outliers, r.outliers) for r in recipes if r.outliers}
+    encoded, decoded = _autoencoded(recipes)
     # outlier exposure doubles the batch, and so do images on which the teacher answers too
     passes = sum(1 + bool(r.exposure) + bool(r.answers) for r in recipes)
     asked = {(r.answers, r.outliers) for r in recipes if r.answers}
@@ -82,7 +83,7 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     if not _paper_size(preset.teacher):
         teacher = 0.0
     if not _paper_size(preset.pipeline):
-        unet = decoder = 0.0
+        unet = encoder = decoder = 0.0
     stages = {
         "teacher on all views": n_train * s.n_views * teacher,
         "teacher's answers": len(asked) * n_train * s.n_views * teacher,
@@ -93,7 +94,40 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         "student, arms": passes * s.epochs * n_train * both,
         "scoring": len(arms) * n_scored * forward,
     }
-    return {name: seeds * value for name, value in stages.items()}
+    autoencoder = n_train * (encoded * encoder + decoded * decoder)
+    shared = {"autoencoder, ID images": autoencoder}  # the same for every seed
+    return {name: seeds * value for name, value in stages.items()} | shared
+
+
+def disk(preset: Preset, arms: list[str], seeds: int) -> float:
+    """Bytes that a run on one of OpenOOD's data sets leaves in the folder of runs, roughly.
+
+    Counted are what the teacher says of the views and of an arm's further images, and the ID images
+    as latents and decoded again; the latter two once for all seeds.
+
+    Raises:
+        ValueError: for no arm or an unknown one, or no seed.
+    """
+    _check(preset, arms, seeds)
+    recipes, n = [get_arm(a) for a in arms], _n_train(preset)
+    encoded, decoded = _autoencoded(recipes)
+    looks = 1 + len({(r.answers, r.outliers) for r in recipes if r.answers})
+    width = 768 + openood.LAYOUTS[preset.benchmark].n_classes  # of ViT-B/16, in single precision
+    side = 64 if _paper_size(preset.pipeline) else 8
+    latents, images = 4 * side**2 * 4, 3 * openood.LAYOUTS[preset.benchmark].crop ** 2
+    teacher = seeds * looks * n * preset.train.n_views * width * 4
+    return float(teacher + n * (encoded * latents + decoded * images))
+
+
+def _n_train(preset: Preset) -> int:
+    n = N_IMAGES[preset.benchmark][0]
+    return min(n, preset.benchmark_sizes.get("n_train", n))
+
+
+def _autoencoded(recipes: Sequence[Arm]) -> tuple[bool, bool]:
+    """Whether arms look at ID images as latents, and at the same ones decoded again."""
+    decoded = any(r.exposure == "matched" or "outliers" in r.answers for r in recipes)
+    return decoded or any(r.exposure == "latent" for r in recipes), decoded
 
 
 def _paper_size(model: str) -> bool:
@@ -111,7 +145,12 @@ def describe(
     """
     _check(preset, arms, seeds)
     lines = [f"Dry run: preset {preset.name}, arms {', '.join(arms)}, {seeds} seed(s)."]
-    lines += _data(preset, data_root) + _models(preset)
+    models, gigabytes = _models(preset)
+    lines += _data(preset, data_root) + models
+    runs = "less than 1"
+    if preset.benchmark in openood.LAYOUTS:
+        runs = f"about {disk(preset, arms, seeds) / 1e9 + 1:.0f}"  # one for scores and figures
+    lines.append(f"Disk: {gigabytes:.1f} GB for models, {runs} GB for runs and figures.")
     if preset.benchmark not in openood.LAYOUTS:
         return "\n".join([*lines, "FLOPs: this preset runs on any CPU in minutes; see the README."])
     stages = flop(preset, arms, seeds)
@@ -135,15 +174,11 @@ def describe(
 
 def steps(preset: Preset, arms: list[str], seeds: int) -> int:
     """Steps of all trainings of students."""
-    n_train = N_IMAGES[preset.benchmark][0]
-    n_train = min(n_train, preset.benchmark_sizes.get("n_train", n_train))
     s = preset.train
-    return seeds * (s.start_epochs + len(arms) * s.epochs) * (n_train // s.batch_size)
+    return seeds * (s.start_epochs + len(arms) * s.epochs) * (_n_train(preset) // s.batch_size)
 
 
 def _check(preset: Preset, arms: list[str], seeds: int) -> None:
-    from oal_lite.recipes import get_arm
-
     if not isinstance(preset, Preset):
         raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('cifar10')")
     if isinstance(arms, str) or not isinstance(arms, Sequence) or not arms:
@@ -166,7 +201,8 @@ def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
     ]
 
 
-def _models(preset: Preset) -> list[str]:
+def _models(preset: Preset) -> tuple[list[str], float]:
+    """What is said of the models, and how many gigabytes have to be downloaded."""
     lines, gigabytes = [], 0.0
     for part in ("teacher", "pipeline"):
         name = getattr(preset, part)
@@ -184,4 +220,4 @@ def _models(preset: Preset) -> list[str]:
         else:
             lines.append(f"{part.capitalize()}: would be downloaded, {weights.describe(name)}.")
             gigabytes += weights.KNOWN[name].gigabytes if name in weights.KNOWN else 0.0
-    return [*lines, f"Disk: {gigabytes:.1f} GB for models, less than 1 GB for runs and figures."]
+    return lines, gigabytes

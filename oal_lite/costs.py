@@ -1,7 +1,7 @@
 """What a run costs, in arithmetic: counted once per part, added up for any size.
 
 One multiply-add counts as 2 FLOP. The counts are of the modules themselves, forward unless said:
-ResNet-18 and ViT-B/16 at 224 px, the UNet and the decoder of Stable Diffusion v1 at 512 px.
+ResNet-18 and ViT-B/16 at 224 px, UNet, encoder and decoder of Stable Diffusion v1 at 512 px.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ COUNTED = {
     "ResNet-18, one image": 3.63 * GIGA,
     "ResNet-18, one image, with its gradient": 10.65 * GIGA,
     "UNet, one sample, one step": 803 * GIGA,
+    "encoder, one image": 1117 * GIGA,
     "decoder, one latent": 2515 * GIGA,
 }
 

@@ -285,13 +285,31 @@ class Materials:
     def id_latents(self) -> Float[Tensor, "n c h w"]:
         """The training images, encoded; the same for every seed."""
         images = self.benchmark.train.images
-        made = self._kept(
-            "id-latents", lambda: self._timed(
-                "encoding", f"autoencoder: {len(images):,} training images encoded",
-                lambda: {"latents": encode(self.pipeline, images, batch_size=self._batch)},
-            ), ("knn", "diffusion", "train", "weights"), {"latents": None}, seed=0,
+        return self._autoencoded(
+            "id-latents", "encoding", f"autoencoder: {len(images):,} training images encoded",
+            lambda: encode(self.pipeline, images, batch_size=self._batch),
         )  # fmt: skip
-        return made["latents"]
+
+    @cached_property
+    def reconstructions(self) -> UInt8[Tensor, "n 3 h w"]:
+        """The same, decoded again."""
+        return self._autoencoded(
+            "reconstructions", "decoding (ID images)",
+            "autoencoder: training images decoded again",
+            lambda: decode(
+                self.pipeline, self.id_latents, batch_size=self._batch,
+                size=self.benchmark.image_size,
+            ),
+        )  # fmt: skip
+
+    def _autoencoded(
+        self, what: str, stage: str, sentence: str, make: Callable[[], Tensor]
+    ) -> Tensor:
+        made = self._kept(
+            what, lambda: self._timed(stage, sentence, lambda: {what: make()}),
+            ("knn", "diffusion", "train", "weights"), {what: None}, seed=0,
+        )  # fmt: skip
+        return made[what]
 
     @property
     def _batch(self) -> int:
@@ -299,18 +317,8 @@ class Materials:
 
     def autoencoded(self, *, decoded: bool) -> Autoencoded:
         """The training images encoded and, where asked, decoded again."""
-        images = self._reconstructions if decoded else None
+        images = self.reconstructions if decoded else None
         return Autoencoded(self.id_latents, self.benchmark.train.labels, images)
-
-    @cached_property
-    def _reconstructions(self) -> UInt8[Tensor, "n 3 h w"]:
-        return self._timed(
-            "decoding (ID images)", "autoencoder: training images decoded again",
-            lambda: decode(
-                self.pipeline, self.id_latents, batch_size=self._batch,
-                size=self.benchmark.image_size,
-            ),
-        )  # fmt: skip
 
     def answers(self, arm: Arm) -> Views:
         """What the teacher says of the images of `arm.answers`, one view of each.
@@ -348,7 +356,7 @@ class Materials:
         known = torch.randint(len(train), (n // 2,), generator=generator)
         unknown = torch.randint(len(made.images), (n // 2,), generator=generator)
         return (
-            torch.cat([self._reconstructions[known], made.images[unknown]]),
+            torch.cat([self.reconstructions[known], made.images[unknown]]),
             torch.cat([train.labels[known], made.latent_classes[unknown]]),
         )
 

@@ -1,18 +1,20 @@
 """Training arms: each is a sum of named loss terms, and each answers one question.
 
-    ce                CE                                        the baseline
-    kd                CE + distillation                         is it the teacher?
-    kd-distance       kd + the teacher's k-NN distance          is it what the teacher knows?
-    oal-as-released   kd + MICL as the released code runs it    what does the code do?
-    oal-paper         kd + MICL as the text describes it        what does the text say?
-    oal-noise         oal-paper on Gaussian noise               does the synthesis matter?
-    oe-pixels         kd + outlier exposure on decoded outliers is latent better than pixel?
-    oe-pixels-matched oe-pixels + ID images decoded likewise    the outlier, or the decoder?
-    oe-real           kd + outlier exposure on real OOD images  the oracle: what can exposure give?
-    oal-latent        kd-distance + latent outliers that reach  how far can latent outliers go?
-                      the head
-    oal               oal-latent + the teacher's answers on     what if the teacher is asked about
-                      images that are not ID                    more than ID images?
+    ce                CE                                      the baseline
+    kd                CE + distillation                       is it the teacher?
+    kd-distance       kd + the teacher's k-NN distance        is it what the teacher knows?
+    kd-distance-twice the same on ID images once more         is it that more images are seen?
+    oal-as-released   kd + MICL as the released code runs it  what does the code do?
+    oal-paper         kd + MICL as the text describes it      what does the text say?
+    oal-noise         oal-paper on Gaussian noise             does the synthesis matter?
+    oe-pixels         kd + exposure on decoded outliers       is latent better than pixel?
+    oe-pixels-matched oe-pixels + ID images decoded likewise  the outlier, or the decoder?
+    oe-real           kd + exposure on real OOD images        what can exposure give at all?
+    oal-latent        kd-distance + latent outliers           how far can latent outliers go?
+    oal               kd-distance + what the teacher says of  what if the teacher is asked about
+                      outliers and of halves of ID images     more than ID images?
+
+Exposure is outlier exposure: a uniform answer is asked for on outliers.
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -130,6 +132,7 @@ ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),
     "kd": Arm("is it the teacher?"),
     "kd-distance": Arm("is it what the teacher knows?", distance="knn"),
+    "kd-distance-twice": Arm("is it that more images are seen?", distance="knn", answers=("id",)),
     "oal-as-released": Arm("what does the code do?", "as_released", micl=("random", "bound")),
     "oal-paper": Arm("what does the text say?", "farthest", micl=("class", "likelihood")),
     "oal-noise": Arm("does the synthesis matter?", "noise", micl=("class", "likelihood")),
@@ -141,7 +144,7 @@ ARMS: dict[str, Arm] = {
     ),
     "oal": Arm(
         "what if the teacher answers on more than ID images?", "farthest", distance="knn",
-        exposure="latent", answers=("outliers", "halves"),
+        answers=("outliers", "halves"),
     ),
 }  # fmt: skip
 

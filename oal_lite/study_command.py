@@ -2,7 +2,8 @@
 
 Finished runs are read again, so a study that was interrupted goes on where it stopped, and two
 processes with different seeds (`--first`) share the work. A last call with all seeds collects.
-The results of the preset `shapes` go into `study.json`, those of another into a file of its name.
+The results of the preset `shapes` go into `study.json`, with the ablations of `shapes-short`; those
+of another preset go into a file of its name.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import sys
 from oal_lite import command
 
 DEFAULT_ARMS = (
-    "ce,kd,kd-distance,oal-as-released,oal-paper,oal-noise,oe-pixels,oe-pixels-matched,oe-real,"
-    "oal-latent,oal"
+    "ce,kd,kd-distance,kd-distance-twice,oal-as-released,oal-paper,oal-noise,oe-pixels,"
+    "oe-pixels-matched,oe-real,oal-latent,oal"
 )
 BASELINES = ("kd", "ce", "oal-paper")
 WORKERS = 8  # at most, where --workers does not say
@@ -64,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not pretrain:
         study.find_models(preset, arms, progress=say)
     # A smoke run, or another benchmark, must not write over the study that the notebooks show.
-    name = "study" if preset.name == "shapes" else preset.name
+    shown = preset.name == "shapes" or (preset.name == "shapes-short" and arguments.ablation)
+    name = "study" if shown else preset.name
     path = Path(arguments.out) / f"{name}.json"
     make_folder(path.parent)
     seeds = range(arguments.first, arguments.first + arguments.seeds)

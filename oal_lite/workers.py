@@ -96,23 +96,28 @@ def study_tasks(
     before = {task.name for task in after}
     mark = f" ({len(before)})" if after else ""  # names of tasks are unique in one pool
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
+    lowest = min((seed for seed, *_ in trainings), default=0)
     for seed, label, arm in trainings:
-        shared = (preset, seed, runs, device)
         control = arm.outliers in ("noise", "halves")  # made from the farthest ones
         source = "farthest" if control else arm.outliers
-        needs = ["start", "views"] + ([f"outliers-{source}"] if source else [])
-        encoded = arm.exposure in ("matched", "latent") or "outliers" in arm.answers
-        needs += ["id_latents"] if encoded else []
-        for what in needs:
-            name = f"{what}, seed {seed}"
+        decoded = arm.exposure == "matched" or "outliers" in arm.answers
+        needs = [f"{what}, seed {seed}" for what in ("start", "views")]
+        needs += [f"outliers-{source}, seed {seed}"] if source else []
+        needs += ["id_latents"] if decoded or arm.exposure == "latent" else []
+        needs += ["reconstructions"] if decoded else []  # these two are the same for every seed
+        for name in needs:
+            what = name.split(",")[0]
             first = (name,) if name in before else ()
+            if what == "reconstructions":
+                first += ("id_latents" + mark,)
             if models is not None and what != "start":
                 first += (models.name,)
-            tasks.setdefault(name + mark, Task(name + mark, _prepare, (what, *shared), first))
+            arguments = (what, preset, seed if "," in name else lowest, runs, device)
+            tasks.setdefault(name + mark, Task(name + mark, _prepare, arguments, first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(
-            name, _train, (label, *shared, arm, fresh),
-            tuple(f"{w}, seed {seed}{mark}" for w in needs),
+            name, _train, (label, preset, seed, runs, device, arm, fresh),
+            tuple(need + mark for need in needs),
         )  # fmt: skip
     return sorted(tasks.values(), key=lambda t: (t.arguments[2], t.function is _train))
 

@@ -159,7 +159,7 @@ FAULTS = [
           "test_recipes"),
     Fault("unread images of the neighbour set", "images.py", "torch.bucketize(index, ends, right=True)",
           "torch.bucketize(index, ends)", "test_openood"),
-    Fault("decoded outliers alone", "materials.py", "torch.cat([self._reconstructions[known], made.images[unknown]])",
+    Fault("decoded outliers alone", "materials.py", "torch.cat([self.reconstructions[known], made.images[unknown]])",
           "torch.cat([made.images[unknown], made.images[unknown]])", "test_study"),
     Fault("exposure away from uniform", "terms.py", "return -logits.log_softmax(dim=1).mean()",
           "return logits.log_softmax(dim=1).mean()", "test_recipes"),

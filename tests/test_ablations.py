@@ -13,7 +13,7 @@ from oal_lite.study_command import main
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_variation_changes_something_and_has_a_label_of_its_own(name):
-    preset = get_preset("shapes")
+    preset = get_preset("shapes-short")
     (plain, unchanged), *varied = jobs(ABLATIONS[name], preset)
     assert plain == {arm: ARMS[arm] for arm in ABLATIONS[name].arms} and unchanged == preset
     labels = list(plain)

@@ -203,7 +203,21 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
     latent, answers = (budget.flop(get_preset(name), [arm], 1) for arm in ("oal-latent", "oal"))
     assert latent["teacher's answers"] == 0
     assert answers["teacher's answers"] == answers["teacher on all views"] > 0
-    assert answers["student, arms"] == pytest.approx(1.5 * latent["student, arms"])
+    assert answers["student, arms"] == pytest.approx(latent["student, arms"])
+    # an image passes the encoder once, for the latents, and the decoder once, for the answers
+    autoencoder = [stages["autoencoder, ID images"] for stages in (latent, answers)]
+    assert autoencoder[1] / autoencoder[0] == pytest.approx((1117 + 2515) / 1117)
+    control = budget.flop(get_preset(name), ["oal-paper", "oal-noise"], 1)
+    assert control["diffusion latents"] == latent["diffusion latents"], "noise is no synthesis"
+
+
+def test_the_dry_run_says_what_a_run_leaves_on_the_disk():
+    preset = get_preset("cifar10")  # 16 views of 50,000 images, 768 features and 10 logits
+    views, latents, images = 16 * 50_000 * 778 * 4, 50_000 * 4 * 64 * 64 * 4, 50_000 * 3 * 32 * 32
+    assert budget.disk(preset, ["ce"], 2) == 2 * views
+    assert budget.disk(preset, ["oal-latent"], 1) == views + latents
+    assert budget.disk(preset, ["oal"], 3) == 3 * 2 * views + latents + images
+    assert "4.6 GB for models, about 9 GB for runs" in budget.describe(preset, ["oal", "ce"])
 
 
 def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(capsys):

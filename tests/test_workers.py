@@ -67,6 +67,16 @@ def test_every_task_comes_after_what_it_needs_and_nothing_twice(tiny_preset):
     assert [n for n in names if n.endswith("seed 0")] == names[:7]
 
 
+def test_all_seeds_share_the_autoencoded_images(tiny_preset):
+    trainings = [(s, a, ARMS[a]) for s in (6, 5) for a in ("oal", "oal-latent")]
+    tasks = {t.name: t for t in study_tasks(tiny_preset, trainings, runs="runs", device="cpu")}
+    assert [n for n in tasks if "seed" not in n] == ["id_latents", "reconstructions"]
+    assert tasks["reconstructions"].needs == ("id_latents",)
+    assert tasks["reconstructions"].arguments[2] == 5, "it must not wait for the higher seed"
+    assert {"id_latents", "reconstructions"} <= set(tasks["oal, seed 6"].needs)
+    assert "reconstructions" not in tasks["oal-latent, seed 6"].needs
+
+
 def _append(path, word):
     with open(path, "a") as file:
         file.write(word)
@@ -196,6 +206,6 @@ def test_only_the_start_does_not_wait_for_the_models(tiny_preset, tmp_path, monk
     needs = {t.name: t.needs for t in planned}
     assert next(iter(needs)) == "models", "the longest way begins first"
     assert needs["start, seed 3"] == ()
-    for what in ("views", "outliers-farthest", "id_latents"):
-        assert needs[f"{what}, seed 3"] == ("models",)
+    for what in ("views, seed 3", "outliers-farthest, seed 3", "id_latents"):
+        assert needs[what] == ("models",)
     assert "start, seed 3" in needs["ce, seed 3"]
