@@ -15,7 +15,7 @@ WORKERS = 2  # and this process: less than three gigabytes, however many cores t
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite", description=__doc__)
-    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=1, workers=WORKERS)
+    command.add_arguments(p, preset="shapes", arms=DEFAULT_ARMS, seeds=1, workers=WORKERS)
     p.add_argument(
         "--dry-run", action="store_true", help="print downloads, disk, FLOPs, minutes; run nothing"
     )

@@ -4,7 +4,7 @@ An ablation takes one arm and changes one thing at a time. A change is a line su
 `{"knn.sigma": 0.17}`: a field of the preset's stage, or of the arm itself (`"arm.outliers"`).
 The label of a run is made from its changes, so it says what was run and cannot say anything else.
 
-    python -m oal_lite.study --preset shapes-short --ablation selection --seeds 8
+    python -m oal_lite.study --preset shapes --ablation selection --seeds 8
 """
 
 from collections.abc import Mapping
@@ -52,9 +52,8 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "asked": Ablation(
-        "is it the outliers, the halves, or that more images are seen?",
-        ("oal", "kd-distance-twice", "kd-distance"),
-        _each("oal", "arm.answers", ("outliers",), ("halves",)),
+        "is diffusion needed, or do halves of ID images do as well?", ("oal", "kd-distance-twice"),
+        _each("oal", "arm.answers", ("halves",)),
     ),
     "answers": Ablation(
         "do latents add to the answers, and what do the answers alone?",

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from oal_lite.presets import Preset, get_preset
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, arms: str, seeds: int, workers: int) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, *, preset: str, arms: str, seeds: int, workers: int
+) -> None:
     """Add what every command that trains arms with seeds understands; with defaults of its own.
 
     Nothing heavy is imported for it, so `--help` answers at once.
     """
     add = parser.add_argument
-    add("--preset", default="shapes", help="set of settings (default: shapes)")
+    add("--preset", default=preset, help=f"set of settings (default: {preset})")
     add("--arms", default=arms, help=f"comma-separated (default: {arms})")
     add("--seeds", type=int, default=seeds, help=f"how many, from 0 on (default: {seeds})")
     add("--out", default="figures", help="folder for results and figures")

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 
 from oal_lite import claims, report
 from oal_lite.files import write_atomically
@@ -18,12 +19,12 @@ REAL = ("cifar10-scratch", "cifar10-small")  # presets on real images, the large
 
 
 def tables(figures: Path) -> dict[str, str]:
-    """Every table by the name of its marks: arms, paired, claims, ablations, real, performance."""
+    """Every table by the name of its marks, as "arms" or "claims"."""
     study = json.loads((figures / "study.json").read_text())
     speed = json.loads((figures / "performance.json").read_text())
     on_gpu = figures / "performance-cuda.json"
     real = [path for name in REAL if (path := figures / f"{name}.json").exists()]
-    arms, caption, paired, *_ = study["markdown"].split("\n\n")
+    arms, caption, *paired = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
     beside = ", beside others on one GPU" if claims.on_gpu(study) else ""
@@ -33,7 +34,8 @@ def tables(figures: Path) -> dict[str, str]:
     )
     return {
         "arms": f"{arms}\n\n{caption} {made}",
-        "paired": paired,
+        "paired": paired[0] if paired else "One seed has no interval.",
+        "scores": _scores(study),
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
         "real": "\n\n".join(_real(json.loads(path.read_text())) for path in real),
@@ -42,18 +44,35 @@ def tables(figures: Path) -> dict[str, str]:
     }
 
 
+def _scores(study: Mapping) -> str:
+    """Near AUROC by every score; near and far by the one that validation-OOD chooses."""
+    names = list(study["runs"][0]["metrics"])
+    head = ["near AUROC, %", *names, *("own score", "far, own score")]
+    rows = []
+    for arm, columns in study["table"].items():
+        runs = [run for run in study["runs"] if run["arm"] == arm]
+        near = [
+            mean(m["auroc"] for r in runs for m in r["metrics"][s]["near"].values()) for s in names
+        ]
+        own = [report.cell(columns[f"{g} AUROC, own score"]["values"]) for g in ("near", "far")]
+        rows.append([arm, *(f"{100 * x:.1f}" for x in near), *own])
+    return report.markdown_table(head, *rows)
+
+
 def _ablation(section: Mapping) -> str:
     """The question of an ablation, and its table of arms."""
     seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
     where = "GPU" if claims.on_gpu(section) else "CPU"
     table = section["markdown"].split("\n\n")[0]
-    return f"**{section['question']}** ({seeds} seeds, {where})\n\n{table}"
+    preset = section["runs"][0]["preset"]["name"]
+    return f"**{section['question']}** ({seeds} seeds, {where}, preset {preset})\n\n{table}"
 
 
 def _real(study: Mapping) -> str:
-    """The arms on real images, and their paired differences to the first baseline."""
-    arms, caption, paired, *_ = study["markdown"].split("\n\n")
-    return f"{arms}\n\n{caption} Made on {study['made']} ({study['machine']}).\n\n{paired}"
+    """The arms on real images and, with two seeds, their differences to the first baseline."""
+    arms, caption, *paired = study["markdown"].split("\n\n")
+    made = f"{caption} Made on {study['made']} ({study['machine']})."
+    return "\n\n".join([arms, made, *paired[:1]])
 
 
 def _ratios(speed: Mapping) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from oal_lite.arguments import need_whole
-from oal_lite.claims import differences
+from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
-from oal_lite.metrics import PairedTest, mean_interval
+from oal_lite.metrics import mean_interval
 from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
@@ -26,6 +26,27 @@ COLUMNS: dict[str, Column] = {
     "far FPR95": lambda r: r.metric("far", "fpr95"),
 }
 HEADER = ["arm, %", *COLUMNS]
+
+
+def own_score(run: Run) -> str | None:
+    """The score that tells validation-OOD best, by mean AUROC; None where there is no such set."""
+    found = {score: run.metric("validation", "auroc", score) for score in run.record["metrics"]}
+    found = {score: value for score, value in found.items() if value is not None}
+    return max(found, key=found.get) if found else None
+
+
+def _by_own_score(group: str) -> Column:
+    def value(run: Run) -> float | None:
+        score = own_score(run)
+        return None if score is None else run.metric(group, "auroc", score)
+
+    return value
+
+
+# No test set is asked which score suits a student.
+OWN_SCORE: dict[str, Column] = {
+    f"{group} AUROC, own score": _by_own_score(group) for group in ("near", "far")
+}
 
 
 def _need_runs(results: Sequence[Run], *, least: int = 1) -> None:
@@ -90,15 +111,9 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
     for arm in table:
         tests = [differences(table, arm, baseline, column) for column in COLUMNS]
         if arm != baseline and any(tests):
-            lines.append([f"{arm} − {baseline}", *map(_difference, tests)])
+            cells = [in_points(t) + (f" p={t.p_value:.2g}" if t else "") for t in tests]
+            lines.append([f"{arm} − {baseline}", *cells])
     return lines
-
-
-def _difference(test: PairedTest | None) -> str:
-    if test is None:
-        return "–"
-    mean, low, high = (100 * x for x in (test.mean_difference, test.low, test.high))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] p={test.p_value:.2g}"
 
 
 def markdown_table(*lines: Sequence[str]) -> str:
@@ -187,7 +202,8 @@ def section(
         baselines: arms to which all others are compared, paired by seed.
         device: where it was made.
     """
-    columns = COLUMNS | {"training seconds": lambda r: r.record["seconds"]["training"]}
+    columns = COLUMNS | OWN_SCORE
+    columns |= {"training seconds": lambda r: r.record["seconds"]["training"]}
     whole = summary(results, device=device, baselines=baselines, columns=columns)
     return whole | {
         "question": question,

@@ -2,8 +2,8 @@
 
 Finished runs are read again, so a study that was interrupted goes on where it stopped, and two
 processes with different seeds (`--first`) share the work. A last call with all seeds collects.
-The results of the preset `shapes` go into `study.json`, with the ablations of `shapes-short`; those
-of another preset go into a file of its name.
+The results of the preset `shapes-long` go into `study.json`, with the ablations of `shapes`, whose
+trainings are shorter; those of another preset go into a file of its name.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 
 from oal_lite import command
 
+PRESET = "shapes-long"
 DEFAULT_ARMS = (
     "ce,kd,kd-distance,kd-distance-twice,oal-as-released,oal-paper,oal-noise,oe-pixels,"
     "oe-pixels-matched,oe-real,oal-latent,oal"
@@ -22,7 +23,7 @@ WORKERS = 8  # at most, where --workers does not say
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m oal_lite.study", description=__doc__)
-    command.add_arguments(p, arms=DEFAULT_ARMS, seeds=8, workers=WORKERS)
+    command.add_arguments(p, preset=PRESET, arms=DEFAULT_ARMS, seeds=8, workers=WORKERS)
     p.add_argument(
         "--ablation", default=None,
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",
@@ -64,10 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     pretrain = command.pretrains(arguments, preset)
     if not pretrain:
         study.find_models(preset, arms, progress=say)
-    # A smoke run, or another benchmark, must not write over the study that the notebooks show.
-    shown = preset.name == "shapes" or (preset.name == "shapes-short" and arguments.ablation)
-    name = "study" if shown else preset.name
-    path = Path(arguments.out) / f"{name}.json"
+    path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
     make_folder(path.parent)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     how = {"runs": arguments.runs, "device": device, "progress": say}
@@ -85,6 +83,15 @@ def run(arguments: argparse.Namespace) -> None:
         sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
         say(f"wrote {name!r} into {path}")
     sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
+
+
+def results_file(preset: str, *, ablation: bool) -> str:
+    """Name of the file for a preset's results.
+
+    A smoke run, or another benchmark, must not write over the study that the notebooks show.
+    """
+    shown = preset == PRESET or (preset == "shapes" and ablation)
+    return "study.json" if shown else f"{preset}.json"
 
 
 def _sections(arguments: argparse.Namespace, preset, arms: list[str]) -> list[tuple]:  # noqa: ANN001

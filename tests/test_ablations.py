@@ -8,12 +8,12 @@ from oal_lite import run_files, study
 from oal_lite.ablations import ABLATIONS, Ablation, get_ablation, jobs, label, vary
 from oal_lite.presets import get_preset
 from oal_lite.recipes import ARMS, LATENT_VECTORS
-from oal_lite.study_command import main
+from oal_lite.study_command import main, results_file
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_variation_changes_something_and_has_a_label_of_its_own(name):
-    preset = get_preset("shapes-short")
+    preset = get_preset("shapes")
     (plain, unchanged), *varied = jobs(ABLATIONS[name], preset)
     assert plain == {arm: ARMS[arm] for arm in ABLATIONS[name].arms} and unchanged == preset
     labels = list(plain)
@@ -91,6 +91,14 @@ def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study
     assert "msp" in written["runs"][0]["metrics"]
     assert "| ce | " in part["markdown"] and "training, s" in part["cost"]["ce"]
     assert "not testable here" in capsys.readouterr().out
+
+
+def test_only_the_long_arms_and_the_ablations_of_shapes_are_the_study():
+    assert results_file("shapes-long", ablation=False) == "study.json"
+    assert {results_file(p, ablation=True) for p in ("shapes-long", "shapes")} == {"study.json"}
+    assert results_file("shapes", ablation=False) == "shapes.json", "shorter trainings"
+    assert results_file("shapes-long-quick", ablation=False) == "shapes-long-quick.json"
+    assert results_file("cifar10-small", ablation=True) == "cifar10-small.json"
 
 
 def test_a_varied_stage_does_not_repeat_the_start_that_it_cannot_touch(tiny_study, monkeypatch):

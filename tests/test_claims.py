@@ -13,6 +13,7 @@ from oal_lite.claims import (
     UNTESTABLE,
     Claim,
     differences,
+    in_points,
     markdown,
     rows,
     verdict,
@@ -61,6 +62,13 @@ def test_only_seeds_that_both_have_are_compared():
                        "near AUROC")  # fmt: skip
     assert test.n == 2
     assert test.mean_difference == pytest.approx((0.6 - 0.4 + 0.5 - 0.5) / 2)
+
+
+def test_a_difference_is_written_in_points_with_its_interval():
+    # +6, +6, +9 points: 7 with a spread of sqrt(3), so 4.303 * sqrt(3) / sqrt(3) on both sides
+    numbers = table([0.86, 0.88, 0.93], [0.80, 0.82, 0.84])
+    test = differences(numbers, "new", "old", "near AUROC")
+    assert in_points(test) == "+7.0 [+2.7, +11.3]" and in_points(None) == "–"
 
 
 def test_every_claim_speaks_of_arms_and_columns_that_exist():

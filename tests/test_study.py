@@ -475,6 +475,17 @@ def test_the_caption_names_the_seeds_and_speaks_of_intervals_only_where_there_ar
     assert "2 seed(s) [0, 1]" in two and "95 % t-interval over seeds" in two
 
 
+def test_validation_ood_alone_chooses_the_score_of_a_student():
+    def group(near, validation):
+        return {"near": {"a": {"auroc": near}}, "validation": {"v": {"auroc": validation}}}
+
+    near = report.OWN_SCORE["near AUROC, own score"]
+    run = Run({"metrics": {"msp": group(0.9, 0.6), "energy": group(0.7, 0.8)}}, {})
+    assert report.own_score(run) == "energy" and near(run) == 0.7
+    blind = Run({"metrics": {"msp": {"near": {"a": {"auroc": 0.9}}, "validation": {}}}}, {})
+    assert report.own_score(blind) is None and near(blind) is None
+
+
 def test_scores_are_pooled_by_group():
     pooled = report.grouped_scores(made_up("kd", 0, 0.9))
     assert {k: len(v) for k, v in pooled.items()} == {"id": 2, "near": 6, "far": 3}

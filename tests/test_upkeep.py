@@ -128,6 +128,9 @@ def test_each_run_on_real_images_has_its_tables_the_larger_first(tmp_path):
     real = readme.tables(tmp_path)["real"]
     assert real.index("Preset cifar10-scratch") < real.index("Preset cifar10-small")
     assert real.count("| kd-distance − kd |") == 2 and "− ce |" not in real
+    one_seed = small | {"markdown": "\n\n".join(small["markdown"].split("\n\n")[:2])}
+    (tmp_path / "cifar10-small.json").write_text(json.dumps(one_seed))
+    assert readme.tables(tmp_path)["real"].count("| kd-distance − kd |") == 1
 
 
 def test_marks_are_filled_and_their_lack_is_named():
