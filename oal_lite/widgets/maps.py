@@ -91,14 +91,12 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
         right.invert_yaxis()
         right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %")
         right.set_title("black: by chance", fontsize=10)
-        shares = ", ".join(
-            f"{plots.LABELS[g]} {p:.0%} (by chance {chance[space][g]:.0%})"
-            for g, p in purity.items()
-            if g != "id"
-        )
         sentence = (
-            f"<b>{space}</b>: how many of the {k} nearest neighbours are of the point's own group? "
-            f"{shares}."
+            f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
+            f"{purity['near']:.0%} are near-OOD themselves (by chance "
+            f"{chance[space]['near']:.0%}); of a synthetic outlier's, "
+            f"{purity['synthetic']:.0%} are synthetic (by chance "
+            f"{chance[space]['synthetic']:.0%})."
         )
         return figure, sentence
 
