@@ -73,12 +73,9 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     encoder, decoder = COUNTED["encoder, one image"], COUNTED["decoder, one latent"]
     forward, both = student_flop(preset, layout.crop, layout.n_classes)
     recipes = [get_arm(a) for a in arms]
-    made = {"noise": "farthest", "halves": "farthest"}  # controls, made from those
-    selections = {made.get(r.outliers, r.outliers) for r in recipes if r.outliers}
-    encoded, decoded = _autoencoded(recipes)
+    selections = {r.synthesised for r in recipes if r.outliers}
     # outlier exposure doubles the batch, and so do images on which the teacher answers too
     passes = sum(1 + bool(r.exposure) + bool(r.answers) for r in recipes)
-    asked = {(r.answers, r.outliers) for r in recipes if r.answers}
     guided = 2 if d.guidance > 1 else 1
     if not _paper_size(preset.teacher):
         teacher = 0.0
@@ -86,7 +83,7 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         unet = encoder = decoder = 0.0
     stages = {
         "teacher on all views": n_train * s.n_views * teacher,
-        "teacher's answers": len(asked) * n_train * s.n_views * teacher,
+        "teacher's answers": _asked(recipes) * n_train * s.n_views * teacher,
         "teacher on ID features": preset.n_per_class * layout.n_classes * teacher,
         "diffusion latents": len(selections) * d.n_latents * d.steps * guided * unet,
         "decoding": len(selections) * d.n_latents * decoder,
@@ -94,8 +91,8 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         "student, arms": passes * s.epochs * n_train * both,
         "scoring": len(arms) * n_scored * forward,
     }
-    autoencoder = n_train * (encoded * encoder + decoded * decoder)
-    shared = {"autoencoder, ID images": autoencoder}  # the same for every seed
+    an_image = encoder * any(r.encodes for r in recipes) + decoder * any(r.decodes for r in recipes)
+    shared = {"autoencoder, ID images": n_train * an_image}  # the same for every seed
     return {name: seeds * value for name, value in stages.items()} | shared
 
 
@@ -109,14 +106,12 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
         ValueError: for no arm or an unknown one, or no seed.
     """
     _check(preset, arms, seeds)
-    recipes, n = [get_arm(a) for a in arms], _n_train(preset)
-    encoded, decoded = _autoencoded(recipes)
-    looks = 1 + len({(r.answers, r.outliers) for r in recipes if r.answers})
-    width = 768 + openood.LAYOUTS[preset.benchmark].n_classes  # of ViT-B/16, in single precision
-    side = 64 if _paper_size(preset.pipeline) else 8
-    latents, images = 4 * side**2 * 4, 3 * openood.LAYOUTS[preset.benchmark].crop ** 2
-    teacher = seeds * looks * n * preset.train.n_views * width * 4
-    return float(teacher + n * (encoded * latents + decoded * images))
+    recipes, layout = [get_arm(a) for a in arms], openood.LAYOUTS[preset.benchmark]
+    features = preset.train.n_views * (768 + layout.n_classes) * 4  # of ViT-B/16, single precision
+    latent = 4 * (64 if _paper_size(preset.pipeline) else 8) ** 2 * 4
+    an_image = latent * any(r.encodes for r in recipes)
+    an_image += 3 * layout.crop**2 * any(r.decodes for r in recipes)
+    return float(_n_train(preset) * (seeds * (1 + _asked(recipes)) * features + an_image))
 
 
 def _n_train(preset: Preset) -> int:
@@ -124,10 +119,9 @@ def _n_train(preset: Preset) -> int:
     return min(n, preset.benchmark_sizes.get("n_train", n))
 
 
-def _autoencoded(recipes: Sequence[Arm]) -> tuple[bool, bool]:
-    """Whether arms look at ID images as latents, and at the same ones decoded again."""
-    decoded = any(r.exposure == "matched" or "outliers" in r.answers for r in recipes)
-    return decoded or any(r.exposure == "latent" for r in recipes), decoded
+def _asked(recipes: Sequence[Arm]) -> int:
+    """How many sets of further images the teacher answers on; arms with the same ones share it."""
+    return len({(r.answers, r.outliers) for r in recipes if r.answers})
 
 
 def _paper_size(model: str) -> bool:

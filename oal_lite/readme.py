@@ -47,14 +47,14 @@ def tables(figures: Path) -> dict[str, str]:
 def _scores(study: Mapping) -> str:
     """Near AUROC by every score; near and far by the one that validation-OOD chooses."""
     names = list(study["runs"][0]["metrics"])
-    head = ["near AUROC, %", *names, *("own score", "far, own score")]
+    head = ["near AUROC, %", *names, "own score", "far, own score"]
     rows = []
     for arm, columns in study["table"].items():
         runs = [run for run in study["runs"] if run["arm"] == arm]
         near = [
             mean(m["auroc"] for r in runs for m in r["metrics"][s]["near"].values()) for s in names
         ]
-        own = [report.cell(columns[f"{g} AUROC, own score"]["values"]) for g in ("near", "far")]
+        own = [report.cell(columns[name]["values"]) for name in report.OWN_SCORE]
         rows.append([arm, *(f"{100 * x:.1f}" for x in near), *own])
     return report.markdown_table(head, *rows)
 

@@ -127,6 +127,21 @@ class Arm:
     latent_vector: str = "column_means"
     answers: tuple[str, ...] = ()
 
+    @property
+    def synthesised(self) -> str | None:
+        """The selection that synthesis starts from: both controls are made from the farthest."""
+        return "farthest" if self.outliers in ("noise", "halves") else self.outliers
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it looks at ID images that have been through the autoencoder."""
+        return self.exposure == "matched" or "outliers" in self.answers
+
+    @property
+    def encodes(self) -> bool:
+        """Whether ID images have to be encoded for it, to be looked at or to be decoded again."""
+        return self.exposure == "latent" or self.decodes
+
 
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),

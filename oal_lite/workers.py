@@ -22,6 +22,7 @@ from time import perf_counter
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
 
+OF_ALL_SEEDS = ("id_latents", "reconstructions")  # made once: no seed has a part in them
 GIGABYTE = 10**9  # about what a process takes
 LIMITS = (  # where Linux writes how much memory a container may use: cgroups, versions 2 and 1
     Path("/sys/fs/cgroup/memory.max"),
@@ -98,26 +99,23 @@ def study_tasks(
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     lowest = min((seed for seed, *_ in trainings), default=0)
     for seed, label, arm in trainings:
-        control = arm.outliers in ("noise", "halves")  # made from the farthest ones
-        source = "farthest" if control else arm.outliers
-        decoded = arm.exposure == "matched" or "outliers" in arm.answers
-        needs = [f"{what}, seed {seed}" for what in ("start", "views")]
-        needs += [f"outliers-{source}, seed {seed}"] if source else []
-        needs += ["id_latents"] if decoded or arm.exposure == "latent" else []
-        needs += ["reconstructions"] if decoded else []  # these two are the same for every seed
-        for name in needs:
-            what = name.split(",")[0]
+        needs = ["start", "views"]
+        needs += [f"outliers-{arm.synthesised}"] if arm.outliers else []
+        needs += ["id_latents"] if arm.encodes else []
+        needs += ["reconstructions"] if arm.decodes else []
+        names = {what: what if what in OF_ALL_SEEDS else f"{what}, seed {seed}" for what in needs}
+        for what, name in names.items():
             first = (name,) if name in before else ()
             if what == "reconstructions":
                 first += ("id_latents" + mark,)
             if models is not None and what != "start":
                 first += (models.name,)
-            arguments = (what, preset, seed if "," in name else lowest, runs, device)
+            arguments = (what, preset, lowest if what in OF_ALL_SEEDS else seed, runs, device)
             tasks.setdefault(name + mark, Task(name + mark, _prepare, arguments, first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(
             name, _train, (label, preset, seed, runs, device, arm, fresh),
-            tuple(need + mark for need in needs),
+            tuple(name + mark for name in names.values()),
         )  # fmt: skip
     return sorted(tasks.values(), key=lambda t: (t.arguments[2], t.function is _train))
 
