@@ -97,7 +97,9 @@ TARGETS = (
     Claim("oal: near-OOD AUROC 5 points over ce", "oal", "ce", "near AUROC", target=0.05),
     Claim("... by the score that validation-OOD prefers for each student", "oal", "ce",
           "near AUROC, own score", target=0.05),
+    Claim("... by entropy for both", "oal", "ce", "near AUROC, entropy", target=0.05),
     Claim("... 3 points over kd", "oal", "kd", "near AUROC", target=0.03),
+    Claim("... by entropy for both", "oal", "kd", "near AUROC, entropy", target=0.03),
     Claim("... 3 points over oal-paper", "oal", "oal-paper", "near AUROC", target=0.03),
     Claim("... not below the oracle oe-real, to half a point", "oal", "oe-real", "near AUROC",
           -0.005),
@@ -117,12 +119,22 @@ TARGETS = (
     Claim("... on far-OOD", "oal", "kd-distance", "far AUROC"),
     Claim("... more than its answers on as many ID images", "oal", "kd-distance-twice",
           "near AUROC"),
+    Claim("... by entropy for both", "oal", "kd-distance-twice", "near AUROC, entropy"),
     Claim("... with fewer false alarms", "oal", "kd-distance-twice", "near FPR95"),
     Claim("... on far-OOD", "oal", "kd-distance-twice", "far AUROC"),
     Claim("oal: its outliers add to halves of ID images", "oal", "oal+answers=halves",
           "near AUROC", section="asked"),
-    Claim("oal: outlier exposure on latents would add to it", "oal+exposure=latent", "oal",
-          "near AUROC", section="answers"),
+    Claim("oal: hedged by their distance the teacher's answers teach more", "oal", "oal+hedge=0",
+          "near AUROC", section="hedge"),
+    Claim("... by entropy for both", "oal", "oal+hedge=0", "near AUROC, entropy",
+          section="hedge"),
+    Claim("... on far-OOD", "oal", "oal+hedge=0", "far AUROC", section="hedge"),
+    Claim("... more than on as many ID images, hedged too", "oal", "kd-distance-twice+hedge=4",
+          "near AUROC", section="hedge"),
+    Claim("... by entropy for both", "oal", "kd-distance-twice+hedge=4", "near AUROC, entropy",
+          section="hedge"),
+    Claim("oal: outlier exposure on latents would add to it, unhedged",
+          "oal+hedge=0+exposure=latent", "oal+hedge=0", "near AUROC", section="answers"),
     Claim("oal-latent: its latents add to what its teacher knows", "oal-latent", "kd-distance",
           "near AUROC"),
     Claim("... on far-OOD", "oal-latent", "kd-distance", "far AUROC"),
@@ -140,10 +152,10 @@ def differences(
 ) -> PairedTest | None:
     """Paired test of arm - baseline over the seeds that both have.
 
-    None with fewer than two of them, where a value is None (no set of that group was at hand), and
-    where a relative difference would be one to zero.
+    None with fewer than two of them, where a value is None (no set of that group was at hand) or
+    an older study has no such column, and where a relative difference would be one to zero.
     """
-    if arm not in table or baseline not in table:
+    if any(column not in table.get(a, {}) for a in (arm, baseline)):
         return None
     ours, theirs = (
         dict(zip(table[a][column]["seeds"], table[a][column]["values"], strict=True))

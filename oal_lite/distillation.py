@@ -5,7 +5,7 @@ over the batch, in nats. OAL adds them to the cross-entropy with weights 4 and 8
 
 A third, ours, hands on what the teacher's features know and its logits do not say: how far an
 image lies from all that it has seen. The student answers with its energy, the very number that is
-scored.
+scored. By the same distance the teacher's answers can be hedged, so that softmax scores learn it.
 """
 
 import torch
@@ -174,6 +174,55 @@ def distance_kd(
         energies - energies.mean(), distances - distances.mean(), dim=0
     )
     return finite_loss(1 - correlation, "distance distillation")
+
+
+def hedged(
+    logits: Float[Tensor, "n c"],
+    distances: Float[Tensor, " n"],
+    id_distances: Float[Tensor, " m"],
+    r: int = 4,
+) -> Float[Tensor, "n c"]:
+    """The teacher's answers, the less sure the farther an image lies from what the teacher knows.
+
+        p_i = (1 - h_i) softmax(t_i) + h_i / c,     h_i = F(D_i)^r;     returned: log p_i
+
+    F(D) is the share of ID images that lie nearer than D, so h_i is the chance that r of them,
+    drawn at random, all do. For example an image that lies farther than half of all ID images is
+    hedged by 0.5^4 = 6 %, one that lies farther than 95 % of them by 81 %, and one that lies
+    farther than all is answered by "any class". A classifier is often sure of an image whose like
+    it has never seen; the distance of its features is not.
+
+    Args:
+        logits: the teacher's t, shape (n, c).
+        distances: D of the same images, by a module of `DISTANCES`, shape (n,).
+        id_distances: those of ID images, shape (m,).
+        r: how many, at least 1. The larger, the nearer the edge before an answer is hedged.
+
+    Returns:
+        Log-probabilities, which are logits too, shape (n, c).
+
+    Raises:
+        ValueError: If there is not one distance for each image, or no ID image, or r is below 1.
+
+    Source: ours. Outlier exposure (Hendrycks et al., ICLR 2019) asks for h_i = 1 on all outliers.
+    """
+    need_floats(logits=logits, distances=distances, id_distances=id_distances)
+    need_whole(r=r)
+    if logits.ndim != 2 or distances.shape != (len(logits),):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and distances {tuple(distances.shape)}: hedging needs "
+            "(n, c) logits and (n,) distances of the same images."
+        )
+    if id_distances.ndim != 1 or not len(id_distances) or r < 1:
+        raise ValueError(
+            f"id_distances {tuple(id_distances.shape)} and r={r}: pass distances of ID images, "
+            "(m,) with m at least 1, and r of at least 1: the usual value is 4."
+        )
+    nearer = torch.searchsorted(id_distances.sort().values, distances.contiguous())
+    h = (nearer / len(id_distances)).to(logits.dtype)[:, None] ** r
+    sure = (1 - h).log() + logits.log_softmax(dim=1)  # a logarithm of 0 is -inf, and adds nothing
+    unsure = (h / logits.shape[1]).log()
+    return torch.logaddexp(sure, unsure.expand_as(sure))
 
 
 class TeacherDistance(nn.Module):

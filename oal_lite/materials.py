@@ -389,8 +389,10 @@ class Materials:
 
     def _synthesise(self, selection: str) -> Outliers:
         settings, names = self.preset.diffusion, self.benchmark.class_names
-        features, labels = self.id_features
-        vectors, classes = self._timed(
+        # in double precision, which not every accelerator has
+        place = self.device if torch.device(self.device).type == "cuda" else "cpu"
+        features, labels = (x.to(place) for x in self.id_features)
+        made = self._timed(
             f"k-NN outliers ({selection})", f"k-NN outliers: selection {selection!r}",
             lambda: sample_outliers_per_class(
                 features, labels, n_classes=len(names), selection=selection,
@@ -398,6 +400,7 @@ class Materials:
                 **asdict(self.preset.knn),
             ),
         )  # fmt: skip
+        vectors, classes = (x.cpu() for x in made)
         picks = spread_over_classes(
             classes, settings.n_latents, generator_for(self.seed, "pick", selection)
         )

@@ -12,7 +12,8 @@
     oe-real           kd + exposure on real OOD images        what can exposure give at all?
     oal-latent        kd-distance + latent outliers           how far can latent outliers go?
     oal               kd-distance + what the teacher says of  what if the teacher is asked about
-                      outliers and of halves of ID images     more than ID images?
+                      outliers and of halves of ID images,    more than ID images?
+                      hedged by the distance
 
 Exposure is outlier exposure: a uniform answer is asked for on outliers.
 
@@ -37,8 +38,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
-from oal_lite.arguments import need_floats, need_generator, need_integers, need_number
-from oal_lite.distillation import DISTANCES
+from oal_lite.arguments import (
+    need_floats,
+    need_generator,
+    need_integers,
+    need_number,
+    need_whole,
+)
+from oal_lite.distillation import DISTANCES, hedged
 from oal_lite.images import LazyImages, check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
@@ -116,6 +123,8 @@ class Arm:
             kind: `"outliers"`, the decoded ones and as many ID images out of the same decoder;
             `"halves"` of two ID images; `"id"`, ID images once more, a control. Its distance is
             among the answers where the arm has one.
+        hedge: r of `distillation.hedged`, by which these answers are the less sure the farther an
+            image lies from what the teacher knows; 0 leaves them as they are.
     """
 
     question: str
@@ -126,6 +135,7 @@ class Arm:
     exposure: str | None = None
     latent_vector: str = "column_means"
     answers: tuple[str, ...] = ()
+    hedge: int = 0
 
     @property
     def synthesised(self) -> str | None:
@@ -159,7 +169,7 @@ ARMS: dict[str, Arm] = {
     ),
     "oal": Arm(
         "what if the teacher answers on more than ID images?", "farthest", distance="knn",
-        answers=("outliers", "halves"),
+        answers=("outliers", "halves"), hedge=4,
     ),
 }  # fmt: skip
 
@@ -321,8 +331,11 @@ def build_terms(
         terms.append(DistanceKD(weights.kd_distance, *id_features, arm.distance))
     if arm.answers:
         features = answers.teacher_features.flatten(0, 1)
-        distances = _distances(terms[-1].distance, features) if arm.distance else None
         images, logits = answers.images.flatten(0, 1), answers.teacher_logits.flatten(0, 1)
+        distances = _distances(terms[-1].distance, features) if arm.distance else None
+        if arm.hedge:
+            of_id = _distances(terms[-1].distance, id_features[0])
+            logits = hedged(logits, distances, of_id, arm.hedge)
         terms.append(Answers(weights.answers, images, logits, distances))
     if arm.micl:
         terms += _micl(arm, outliers, teacher_dim, student_dim, weights, settings)
@@ -359,6 +372,12 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
     if isinstance(arm.answers, str) or not set(arm.answers) <= set(ANSWERS):
         raise ValueError(
             f"answers {arm.answers!r}: expected some of {', '.join(ANSWERS)}, as ('halves',)"
+        )
+    need_whole(hedge=arm.hedge)
+    if arm.hedge < 0 or (arm.hedge and not (arm.answers and arm.distance)):
+        raise ValueError(
+            f"hedge={arm.hedge} with answers={arm.answers!r} and distance={arm.distance!r}: "
+            "answers are hedged by a distance, so name both, or leave it at 0"
         )
     if arm.latent_vector not in LATENT_VECTORS:
         known = ", ".join(LATENT_VECTORS)

@@ -49,6 +49,20 @@ OWN_SCORE: dict[str, Column] = {
 }
 
 
+def _by_entropy(group: str) -> Column:
+    def value(run: Run) -> float | None:
+        known = "entropy" in run.record["metrics"]  # of older ablations the energy alone is kept
+        return run.metric(group, "auroc", "entropy") if known else None
+
+    return value
+
+
+# One score for all, of those that look at the softmax alone.
+ENTROPY: dict[str, Column] = {
+    f"{group} AUROC, entropy": _by_entropy(group) for group in ("near", "far")
+}
+
+
 def _need_runs(results: Sequence[Run], *, least: int = 1) -> None:
     """Refuse what are no runs, and fewer than so many."""
     if isinstance(results, Run) or not isinstance(results, Sequence):
@@ -202,7 +216,7 @@ def section(
         baselines: arms to which all others are compared, paired by seed.
         device: where it was made.
     """
-    columns = COLUMNS | OWN_SCORE
+    columns = COLUMNS | OWN_SCORE | ENTROPY
     columns |= {"training seconds": lambda r: r.record["seconds"]["training"]}
     whole = summary(results, device=device, baselines=baselines, columns=columns)
     return whole | {

@@ -24,10 +24,15 @@ from oal_lite.recipes import Arm
 
 OF_ALL_SEEDS = ("id_latents", "reconstructions")  # made once: no seed has a part in them
 GIGABYTE = 10**9  # about what a process takes
-LIMITS = (  # where Linux writes how much memory a container may use: cgroups, versions 2 and 1
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+# Where Linux writes what memory a container may use, what it uses, and how much of that are files
+# that it would let go: control groups, versions 2 and 1.
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,15 @@ def default_workers(device: str, trainings: int, most: int) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes that can be had: of the machine, or of the container if that may use less."""
+    """Bytes that can be had: of the machine, or of the container if that has less left."""
     import psutil
 
     free = psutil.virtual_memory().available
-    for limit in LIMITS:
-        with suppress(OSError, ValueError):  # not there; or it says "max"
-            free = min(free, int(limit.read_text()))
+    for folder, limit, used, idle in CGROUPS:
+        with suppress(OSError, ValueError, KeyError):  # not there; or the limit says "max"
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free = min(free, left + int(stat[idle]))
     return free
 
 

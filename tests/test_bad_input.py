@@ -11,7 +11,7 @@ from oal_lite.__main__ import main
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.checkpoint import load as load_checkpoint
 from oal_lite.diffusion_outliers import decode, encode, fill, load_pipeline, synthesise
-from oal_lite.distillation import FeatureAdapter, distance_kd, feature_kd, logit_kd
+from oal_lite.distillation import FeatureAdapter, distance_kd, feature_kd, hedged, logit_kd
 from oal_lite.files import read_record, read_tensors, write_tensors
 from oal_lite.images import ImageFile, read_image
 from oal_lite.knn_outliers import (
@@ -143,6 +143,11 @@ CASES = {
     "negative temperature": (lambda: logit_kd(MATRIX, MATRIX, -1.0), "temperature=-1.0"),
     "distances of another length": (lambda: distance_kd(MATRIX, torch.ones(3)), "a correlation"),
     "distance of one image": (lambda: distance_kd(MATRIX[:1], torch.ones(1)), "n at least 2"),
+    "hedged by others' distances": (
+        lambda: hedged(MATRIX, torch.ones(3), torch.ones(3)), "of the same images",
+    ),
+    "hedged by no ID image": (lambda: hedged(MATRIX, torch.ones(12), torch.ones(0)), "m at least"),
+    "hedged by none of them": (lambda: hedged(MATRIX, torch.ones(12), torch.ones(3), 0), "r=0: pa"),
     "widths that differ": (lambda: feature_kd(MATRIX, MATRIX[:, :2]), "must share one shape"),
     "an adapter for others": (lambda: FeatureAdapter(5, 2)(MATRIX), "expects (n, 5)"),
     "an adapter, one image": (lambda: FeatureAdapter(4, 2)(MATRIX[:1]), "need 2 in training"),

@@ -241,6 +241,14 @@ CASES = {
     "answers in one word": (
         lambda: terms_of(paper(answers="halves")), "expected some of outliers, halves, id, as (",
     ),
+    "a hedge without answers": (
+        lambda: terms_of(paper(distance="knn", hedge=4)), "hedged by a distance, so name both",
+    ),
+    "a hedge without a distance": (
+        lambda: terms_of(paper(answers=("id",), hedge=4)), "hedge=4 with answers=('id',) and dis",
+    ),
+    "a negative hedge": (lambda: terms_of(paper(hedge=-1)), "hedge=-1"),
+    "half a hedge": (lambda: terms_of(paper(hedge=0.5)), "hedge=0.5"),
     "answers on outliers of nobody": (
         lambda: terms_of(Arm("?", answers=("outliers",))), "needs outliers: name their",
     ),

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import entropy
+from torch.testing import assert_close
 
 from oal_lite.distillation import (
     FeatureAdapter,
@@ -11,8 +14,10 @@ from oal_lite.distillation import (
     TeacherNeighbours,
     distance_kd,
     feature_kd,
+    hedged,
     logit_kd,
 )
+from oal_lite.scores import entropy as entropy_score
 from oal_lite.scores import knn, mahalanobis
 
 STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
@@ -114,6 +119,32 @@ def test_distance_kd_moves_the_energy_and_logit_kd_does_not():
     assert gradient[0] > 0 > gradient[1]  # descent lowers the logits of what is far
     (none,) = torch.autograd.grad(logit_kd(STUDENT + shift, TEACHER), shift)
     assert none.abs().max() < 1e-12
+
+
+ID_DISTANCES = torch.tensor([4.0, 1, 3, 2])
+
+
+def test_hedged_answers_by_hand():
+    """Three of four ID images lie nearer than 3.5, so h = 9/16 for r = 2; softmax is (0.8, 0.2)."""
+    logits = torch.tensor([[4.0, 1.0]]).log().expand(4, 2)
+    made = hedged(logits, torch.tensor([0.5, 3.5, 9.0, 3.0]), ID_DISTANCES, 2).exp()
+    middle = 7 / 16 * 0.8 + 9 / 16 * 0.5
+    expected = torch.tensor([[0.8, 0.2], [middle, 1 - middle], [0.5, 0.5], [0.725, 0.275]])
+    assert_close(made, expected)  # the last: two are nearer, the third is as far, so h = 1/4
+
+
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=6, max_size=6),
+    st.lists(st.floats(0, 10, width=32), min_size=2, max_size=2).map(sorted),
+    st.integers(1, 20),
+)
+def test_the_farther_the_less_sure_and_never_of_another_class(numbers, distances, r):
+    logits = torch.tensor(numbers[:3]).expand(2, 3)
+    p = hedged(logits, torch.tensor(distances), ID_DISTANCES, r).exp()
+    assert_close(p.sum(1), torch.ones(2))
+    assert p.isfinite().all() and entropy_score(p[1:].log()) >= entropy_score(p[:1].log()) - 1e-5
+    order = logits[0].argsort()
+    assert (p[:, order].diff() >= -1e-6).all()
 
 
 def test_teacher_distance_is_the_root_of_the_mahalanobis_score_even_far_from_the_origin():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from oal_lite.distillation import DISTANCES
 from oal_lite.images import LazyImages
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
@@ -318,6 +319,18 @@ def test_answers_hold_logits_and_energy_to_what_the_teacher_says_of_the_very_ima
         expected += 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
     assert_close(term(step), expected, rtol=1e-4, atol=1e-5)
     assert term.main_parameters() == [] and (term.distances is None) == (distance is None)
+
+
+@pytest.mark.parametrize("distance", ["knn", "mahalanobis"])
+def test_hedged_answers_are_those_of_the_same_images_by_the_arms_own_distance(distance):
+    plain, made = make_answers_term(distance)
+    term = terms_of(Arm("?", distance=distance, answers=("halves",), hedge=2))[-1]
+    known = DISTANCES[distance](*make_id_features())
+    far = known(made.teacher_features[0])[:, None] > known(make_id_features()[0])
+    h = far.float().mean(1, keepdim=True) ** 2
+    expected = (1 - h) * plain.logits.softmax(1) + h / K
+    assert_close(term.logits.exp(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(term.distances, plain.distances) and h.unique().numel() > 2
 
 
 def test_images_for_answers_may_be_read_late():

@@ -486,6 +486,13 @@ def test_validation_ood_alone_chooses_the_score_of_a_student():
     assert report.own_score(blind) is None and near(blind) is None
 
 
+def test_a_run_without_entropy_has_no_value_by_it():
+    column = report.ENTROPY["far AUROC, entropy"]
+    metrics = {"far": {"a": {"auroc": 0.9}, "b": {"auroc": 0.7}}}
+    assert column(Run({"metrics": {"entropy": metrics}}, {})) == pytest.approx(0.8)
+    assert column(Run({"metrics": {"energy": metrics}}, {})) is None
+
+
 def test_scores_are_pooled_by_group():
     pooled = report.grouped_scores(made_up("kd", 0, 0.9))
     assert {k: len(v) for k, v in pooled.items()} == {"id": 2, "near": 6, "far": 3}

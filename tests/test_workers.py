@@ -108,14 +108,20 @@ def test_a_cpu_gets_as_many_workers_as_cores_and_a_gpu_one(monkeypatch):
 
 @pytest.mark.parametrize(
     ("free", "limit", "expected"),
-    [(8, "max", 7), (8, 4 * GIGABYTE, 3), (3, 64 * GIGABYTE, 2), (0.5, "max", 1), (64, "max", 8)],
-)
+    [
+        (8, "max", 7), (64, "max", 8), (0.5, "max", 1), (3, 64 * GIGABYTE, 2),
+        # of what the container uses, 3 gigabytes, it would let one of old files go
+        (8, 6 * GIGABYTE, 3), (8, 2 * GIGABYTE, 1),
+    ],
+)  # fmt: skip
 def test_each_worker_has_a_free_gigabyte_of_the_machine_and_of_the_container(
     free, limit, expected, monkeypatch, tmp_path
 ):
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    files = (tmp_path / "memory.max", tmp_path / "not there")
-    monkeypatch.setattr("oal_lite.workers.LIMITS", files)
+    (tmp_path / "limit").write_text(f"{limit}\n")
+    (tmp_path / "used").write_text(f"{3 * GIGABYTE}\n")
+    (tmp_path / "memory.stat").write_text(f"cache 7\nidle {GIGABYTE}\n")
+    groups = (tmp_path / "not there", "a", "b", "c"), (tmp_path, "limit", "used", "idle")
+    monkeypatch.setattr("oal_lite.workers.CGROUPS", groups)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
     memory = SimpleNamespace(available=int(free * GIGABYTE))
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
