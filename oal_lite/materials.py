@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from oal_lite import tiny_models
 from oal_lite.arguments import need_generator, need_seed, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
+from oal_lite.data_parallel import is_first, wait_for
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, temporary_folder, write_tensors
 from oal_lite.images import LazyImages, join, subset
@@ -220,7 +221,7 @@ class Materials:
         unseen = ("teacher", "pipeline", "n_per_class", "knn", "diffusion", "weights")
         start = self._kept(
             "start", lambda: self._timed("start", sentence, make), unseen,
-            {k: tuple(v.shape) for k, v in self.student().state_dict().items()},
+            {k: tuple(v.shape) for k, v in self.student().state_dict().items()}, together=True,
             # arms of other lengths set out from it, too; no image but the batch's comes in here
             preset=replace(self.preset, train=replace(settings, own_batch=True)),
         )  # fmt: skip
@@ -363,13 +364,14 @@ class Materials:
     def _kept(
         self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str],
         shapes: Mapping[str, tuple | None], *, preset: Preset | None = None,
-        seed: int | None = None,
+        seed: int | None = None, together: bool = False,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Tensors from the folder of runs if they are there; otherwise made, and put there.
 
         `unseen` names the parts of the preset on which they do not depend, so that an ablation of
         one stage does not repeat the others. `shapes` are those of all tensors, None for any.
         Where they depend on less than this preset and this seed, those that count are given.
+        Of several processes (`data_parallel`) the first makes them, unless all do it `together`.
 
         Raises:
             ValueError: for a file that is damaged, or holds others.
@@ -378,7 +380,9 @@ class Materials:
             return make()
         seed = self.seed if seed is None else seed
         path = run_path(self.runs, preset or self.preset, what, seed, "safetensors", unseen=unseen)
-        if not path.exists():
+        if not (together or is_first()):
+            wait_for(path)
+        elif not path.exists():
             write_tensors(path, make())
         kept = read_tensors(path)
         if kept.keys() != shapes.keys() or any(

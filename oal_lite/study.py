@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from oal_lite import weights
 from oal_lite.arguments import check_device, need_seed, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for
+from oal_lite.data_parallel import is_first, launched, meet
 from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
@@ -182,10 +183,16 @@ def run(
     need_whole(workers=workers)
     if workers < 1:
         raise ValueError(f"workers={workers}; expected at least 1")
+    if workers > 1 and launched() > 1:
+        raise ValueError(
+            f"workers={workers} and {launched()} processes of `accelerate launch`: these train one "
+            "student together, workers one each; choose one of the two"
+        )
     if not isinstance(runs, str | Path):
         raise ValueError(f"runs={runs!r}; expected a folder")
     device = device or default_device()
     check_device(device)
+    meet(cpu=torch.device(device).type == "cpu")
     make_folder(Path(runs))
     results: list[Run] = []
     if workers > 1:
@@ -195,7 +202,9 @@ def run(
         )  # fmt: skip
         fresh = False
     for seed in seeds:
-        materials = Materials(preset, seed, device=device, runs=runs, progress=progress, bars=bars)
+        materials = Materials(
+            preset, seed, device=device, runs=runs, progress=progress, bars=bars and is_first()
+        )
         for label, arm in arms.items():
             record_path = run_path(Path(runs), preset, label, seed, "json")
             scores_path = record_path.with_suffix(".safetensors")
@@ -209,11 +218,13 @@ def run(
             if fresh:
                 materials.forget_checkpoint(label)
             result, _ = train_one(label, materials, recipe=arm, device=device)
+            results.append(result)
+            if not is_first():
+                continue
             # The record goes last: where it is, the run is whole.
             write_tensors(scores_path, result.scores)
             write_record(record_path, result.record)
             materials.forget_checkpoint(label)
-            results.append(result)
     return results
 
 

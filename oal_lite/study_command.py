@@ -44,16 +44,17 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: for what the arguments ask for and cannot have.
     """
-    say = command.clock()
     import json
     from pathlib import Path
 
     from oal_lite import claims, report, study
     from oal_lite.ablations import ABLATIONS
     from oal_lite.arguments import check_device
+    from oal_lite.data_parallel import is_first, launched
     from oal_lite.files import make_folder
     from oal_lite.workers import default_workers
 
+    say = command.clock() if is_first() else str  # of several processes one speaks
     if arguments.ablation == "list":
         for name, ablation in ABLATIONS.items():
             sys.stdout.write(f"{name:14} {ablation.question}\n")
@@ -63,6 +64,12 @@ def run(arguments: argparse.Namespace) -> None:
     device = arguments.device or study.default_device()
     check_device(device)
     pretrain = command.pretrains(arguments, preset)
+    together = launched()
+    if together > 1 and pretrain:
+        raise ValueError(
+            f"--pretrain in {together} processes of `accelerate launch` would train each model as "
+            "often; train them first, by python -m oal_lite.pretrain"
+        )
     if not pretrain:
         study.find_models(preset, arms, progress=say)
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
@@ -71,18 +78,23 @@ def run(arguments: argparse.Namespace) -> None:
     how = {"runs": arguments.runs, "device": device, "progress": say}
     every_job = [job for *_, jobs in sections for job in jobs]
     trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
-    workers = arguments.workers or default_workers(device, trainings, WORKERS)
+    workers = arguments.workers or (
+        default_workers(device, trainings, WORKERS) if together == 1 else 1
+    )
     if workers > 1:
         study.side_by_side(every_job, seeds, workers=workers, pretrain=pretrain, **how)
     elif pretrain:
         command.pretrain(preset, device, say)
     for name, question, baselines, jobs in sections:
         results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
+        if not is_first():
+            continue
         section = report.section(results, question=question, baselines=baselines, device=device)
         report.add_section(path, name, section)
         sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
         say(f"wrote {name!r} into {path}")
-    sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
+    if is_first():
+        sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
 
 
 def results_file(preset: str, *, ablation: bool) -> str:

@@ -22,6 +22,7 @@ from oal_lite.arguments import (
     need_whole,
 )
 from oal_lite.checkpoint import Keeper
+from oal_lite.data_parallel import Share, meet
 from oal_lite.images import LazyImages, check_images
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import to_float
@@ -98,6 +99,7 @@ def fit(
 
     Loss of a step: sum over terms of weight * term. Where a term asks for extra images or maps they
     go through the student beside the ID images, as a batch of their own (`settings.own_batch`).
+    Processes that `accelerate launch` has started share the batches out (`data_parallel`).
 
     Args:
         student: maps images to (logits, features).
@@ -152,11 +154,7 @@ def fit(
         check_device(device)
     cpu = device is not None and torch.device(device).type == "cpu"
     accelerator = _accelerator(_precision(mixed_precision, cpu), cpu)
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"{accelerator.num_processes} processes of `accelerate launch` would all train on the "
-            "same batches; start one, and give --workers to train several students side by side"
-        )
+    share = Share(accelerator.process_index, accelerator.num_processes)
     device = accelerator.device
     side = student.entry_size(views.images.shape[-1])
     student.to(device, memory_format=torch.channels_last)
@@ -174,7 +172,10 @@ def fit(
         logging.getLogger("torch.utils._sympy.interp").setLevel(logging.ERROR)
     for stage in fused:
         stage.compile()
-    student, optimizer, schedule = accelerator.prepare(student, optimizer, schedule)
+    optimizer, schedule = accelerator.prepare(optimizer, schedule)
+    # for evaluation, so that it is not wrapped: several processes share out a batch here (`Share`)
+    student = accelerator.prepare_model(student, evaluation_mode=True)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
 
     history, done, started = History(), 0, time.perf_counter()
     own = {  # optimisers that terms keep for networks of their own
@@ -211,21 +212,22 @@ def fit(
             with accelerator.autocast():
                 asked = {t.name: t.extra_maps(size, side, generator) for t in terms}
                 maps = {name: m for name, m in asked.items() if m is not None}
-                shown = [x.to(device) for x in images.values()]
-                logits, features = student(
-                    _input(views.images[view, pick], device),
+                shown = [share.of(x).to(device) for x in images.values()]
+                said = student(
+                    _input(views.images[share.of(view), share.of(pick)], device),
                     _input(torch.cat(shown), device) if shown else None,
-                    torch.cat(list(maps.values())) if maps else None,
+                    torch.cat([share.of(x) for x in maps.values()]) if maps else None,
                     own_batch=settings.own_batch,
                 )  # fmt: skip
+            logits, features = (share.gather(x.float()) for x in said)
             extras = images | maps
             sizes = [size, *map(len, extras.values())]
             logits, *more_logits = logits.split(sizes)
             features, *more_features = features.split(sizes)
             step = Step(
                 labels=views.labels[pick],
-                logits=logits.float(),
-                features=features.float(),
+                logits=logits,
+                features=features,
                 teacher_features=views.teacher_features[view, pick].float(),
                 teacher_logits=views.teacher_logits[view, pick],
                 generator=generator,
@@ -237,12 +239,16 @@ def fit(
             loss = sum(term.weight * values[term.name] for term in terms)
             optimizer.zero_grad()
             accelerator.backward(loss)
+            share.average(p.grad for p in trained if p.grad is not None)
             optimizer.step()
             schedule.step()
             # sums stay on the device: reading a number back at every step would stall a GPU
             for name, value in values.items():
                 totals[name] = totals[name] + value.detach()
             correct = correct + (step.logits.argmax(1) == step.labels).float().mean()
+        with torch.no_grad():  # statistics of batch normalisation are those of shares
+            kept = (x for part in (student, terms) for x in part.state_dict().values())
+            share.average(x for x in kept if x.is_floating_point())
         means = {name: float(total) / len(order) for name, total in totals.items()}
         if not all(map(math.isfinite, means.values())):
             raise FloatingPointError(f"a loss is not finite: {means}; lower the learning rate")
@@ -278,10 +284,14 @@ def _accelerator(precision: str, cpu: bool):  # noqa: ANN202 - accelerate is imp
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DataLoaderConfiguration
 
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, mixed_precision=precision)
+    meet(cpu=cpu)
+    # a batch is one for all processes, so the learning rate falls once for each
+    loading = DataLoaderConfiguration(split_batches=True)
+    return Accelerator(cpu=cpu, mixed_precision=precision, dataloader_config=loading)
 
 
 def _precision(wanted: str, cpu: bool) -> str:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.testing import assert_close
 
 from oal_lite.checkpoint import load as load_checkpoint
@@ -432,14 +431,3 @@ def test_fusing_layers_is_for_gpus_and_changes_nothing_on_a_cpu():
     plain, fused = (train(fuse=f)[0] for f in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), fused.parameters(),
                                                  strict=True))  # fmt: skip
-
-
-def test_several_processes_are_refused(monkeypatch):
-    """All of them would train on the same batches, and the learning rate would fall too early."""
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    student = make_student()
-    with pytest.raises(ValueError, match="2 processes of `accelerate launch` would all"):
-        fit(
-            student, make_terms("ce", student), make_views(), settings=SETTINGS,
-            generator=seeded(0), device="cpu",
-        )  # fmt: skip
