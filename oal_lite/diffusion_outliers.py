@@ -5,6 +5,8 @@ is a vector. Overwrite the vector of "heart" with an outlier feature: the model 
 an image of *something near hearts that is not one*. It answers with a latent, an array of a few
 channels that its decoder could turn into an image. The method needs the latent only.
 
+All work goes in batches that are made smaller where memory does not suffice (`batches`).
+
 Source: OAL, arXiv:2406.16525, section 3; the swapped token comes from DREAM-OOD (NeurIPS 2023).
 The swap is a hook on the embedding layer: no weight is touched, no library file edited.
 """
@@ -16,7 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from oal_lite import weights
 from oal_lite.arguments import (
@@ -26,6 +27,7 @@ from oal_lite.arguments import (
     need_number,
     need_whole,
 )
+from oal_lite.batches import in_batches
 from oal_lite.images import check_images
 from oal_lite.presets import PROMPT
 from oal_lite.teacher import to_float
@@ -291,24 +293,27 @@ def synthesise(
     prompts = _distinct(outliers, names)
     # Equal prompts come together, whatever their class, so each is encoded once a batch.
     order = prompts.argsort(stable=True)
-    latents = []
-    batches = order.split(batch_size)
-    for batch in tqdm(batches, desc="latent outliers", leave=False, disable=not progress):
+
+    def one_batch(part: slice) -> Tensor:
+        batch = order[part]
         _, first, which = np.unique(prompts[batch], return_index=True, return_inverse=True)
         heads = batch[first].tolist()
         embedded = condition(pipeline, outliers[heads], [names[i] for i in heads], prompt=prompt)
-        latents.append(
-            pipeline(
-                prompt_embeds=embedded[torch.from_numpy(which).to(embedded.device)],
-                negative_prompt_embeds=unconditional.expand(len(batch), -1, -1),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                height=side,
-                width=side,
-                generator=[torch.Generator().manual_seed(seeds[i]) for i in batch.tolist()],
-                output_type="latent",
-            ).images.float().cpu()
-        )  # fmt: skip
+        made = pipeline(
+            prompt_embeds=embedded[torch.from_numpy(which).to(embedded.device)],
+            negative_prompt_embeds=unconditional.expand(len(batch), -1, -1),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=side,
+            width=side,
+            generator=[torch.Generator().manual_seed(seeds[i]) for i in batch.tolist()],
+            output_type="latent",
+        )
+        return made.images.float().cpu()
+
+    latents = in_batches(
+        one_batch, len(order), batch_size, bar="latent outliers" if progress else None
+    )
     made = torch.cat(latents)[order.argsort()]
     if not made.isfinite().all():
         raise FloatingPointError(
@@ -359,13 +364,15 @@ def decode(
             f"latents have shape {tuple(latents.shape)}, batch_size={batch_size}; expected (n, "
             f"{channels}, h, w) with n and batch_size of at least 1"
         )
-    images = []
-    for z in latents.split(batch_size):
-        x = vae.decode(z.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
+
+    def one_batch(part: slice) -> Tensor:
+        z = latents[part].to(vae.device, vae.dtype)
+        x = vae.decode(z / vae.config.scaling_factor).sample.float()
         if size is not None and x.shape[-1] != size:
             x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-        images.append(((x.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-    return torch.cat(images)
+        return ((x.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    return torch.cat(in_batches(one_batch, len(latents), batch_size))
 
 
 @torch.no_grad()
@@ -384,11 +391,13 @@ def encode(
     need_whole(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    vae, means = pipeline.vae, []
+    vae = pipeline.vae
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    for batch in images.split(batch_size):
-        x = to_float(batch).to(vae.device, vae.dtype)
+
+    def one_batch(part: slice) -> Tensor:
+        x = to_float(images[part]).to(vae.device, vae.dtype)
         if x.shape[-1] != side:
             x = nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True)
-        means.append(vae.encode(x).latent_dist.mean.float().cpu())
-    return torch.cat(means) * vae.config.scaling_factor
+        return vae.encode(x).latent_dist.mean.float().cpu()
+
+    return torch.cat(in_batches(one_batch, len(images), batch_size)) * vae.config.scaling_factor

@@ -5,7 +5,6 @@ a vision transformer with convolutional token embeddings, trained from scratch o
 load by the same line, and nothing below asks which one it is.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from oal_lite import weights
 from oal_lite.arguments import check_device, need_finite, need_floats, need_whole
+from oal_lite.batches import in_batches
 from oal_lite.images import LazyImages, check_images
 
 
@@ -127,8 +126,8 @@ class Teacher(nn.Module):
 
         Args:
             images: 8-bit RGB of any size; resized (bilinear, antialiased) where the model asks.
-            batch_size: images at a time; it does not change the result. If None, 250 on a CPU
-                and 1,000 on a GPU.
+            batch_size: images at a time, or fewer where memory does not suffice; it does not
+                change the result. If None, 250 on a CPU and 1,000 on a GPU.
             progress: show a bar.
         """
         check_images(images)
@@ -138,16 +137,16 @@ class Teacher(nn.Module):
         need_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1")
-        batches: Iterator[Tensor] = iter(images.split(batch_size))
-        if progress:
-            total = -(-len(images) // batch_size)
-            batches = tqdm(batches, desc="teacher features", total=total, leave=False)
-        features, logits = [], []
-        for batch in batches:
-            x = self.prepared(to_float(batch.to(device))).to(dtype)
-            logits.append(self.model(pixel_values=x).logits.float().cpu())
-            features.append(self._caught.float().cpu())
+
+        def one_batch(part: slice) -> tuple[Tensor, Tensor]:
+            x = self.prepared(to_float(images[part].to(device))).to(dtype)
+            logits = self.model(pixel_values=x).logits.float().cpu()
+            return self._caught.float().cpu(), logits
+
+        bar = "teacher features" if progress else None
+        seen = in_batches(one_batch, len(images), batch_size, bar=bar)
         self._caught = None
+        features, logits = zip(*seen, strict=True)
         return TeacherOutputs(torch.cat(features), torch.cat(logits))
 
     @torch.no_grad()
