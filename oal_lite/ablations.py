@@ -57,8 +57,7 @@ ABLATIONS: dict[str, Ablation] = {
         (*_each("oal", "arm.hedge", 0), *_each("kd-distance-twice", "arm.hedge", 4)),
     ),
     "asked": Ablation(
-        "is diffusion needed, or do halves of ID images do as well, as they are or decoded?",
-        ("oal", "kd-distance-twice"),
+        "is diffusion needed, or do halves of ID images do as well?", ("oal", "kd-distance-twice"),
         (
             *_each("oal", "arm.answers", ("halves",)),
             *_each("oal", "arm.outliers", "halves", "noise"),
