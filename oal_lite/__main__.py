@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from oal_lite import budget, report, study
     from oal_lite.arguments import check_device
+    from oal_lite.data_parallel import is_first
     from oal_lite.files import make_folder
     from oal_lite.materials import Materials
     from oal_lite.workers import default_workers
@@ -61,6 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         fresh=arguments.fresh, progress=say,
         workers=arguments.workers or default_workers(device, len(arms) * arguments.seeds, WORKERS),
     )  # fmt: skip
+    if not is_first():  # of several processes one writes
+        return
     say("figures")
     materials = Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
     written = report.write(results, materials, arguments.out, device=device)

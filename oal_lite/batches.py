@@ -27,8 +27,6 @@ def in_batches(
     Raises:
         RuntimeError: torch's own, where memory does not suffice for one thing alone.
     """
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
     results, done = [], 0
     with tqdm(total=n, desc=bar, leave=False, disable=bar is None) as shown:
         while done < n:
@@ -37,6 +35,8 @@ def in_batches(
             try:
                 results.append(work(part))
             except RuntimeError as error:
+                from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
                 short = size > 1 and should_reduce_batch_size(error)
                 if not short:
                     raise

@@ -77,9 +77,16 @@ def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
     """
     if not arguments.pretrain:
         return False
+    from oal_lite.data_parallel import launched
     from oal_lite.pretrain.parts import missing
 
-    return bool(missing(preset))
+    wanted = bool(missing(preset))
+    if wanted and launched() > 1:
+        raise ValueError(
+            f"--pretrain in {launched()} processes of `accelerate launch` would train each model "
+            "as often; train them first, by python -m oal_lite.pretrain"
+        )
+    return wanted
 
 
 def pretrain(preset: Preset, device: str, say: Callable[[str], None]) -> None:

@@ -1,6 +1,6 @@
 """One training in several processes, each with a GPU: every process takes a share of each batch.
 
-    accelerate launch --num_processes 4 -m oal_lite.study --preset imagenet200 --data-root DATA
+    accelerate launch --multi_gpu --num_processes 4 -m oal_lite.study --preset imagenet200 ...
 
 All processes draw the same batches, from generators of the same seed. Process r of P sends every
 P-th row, from row r on, through the student. What it says of them is gathered, and then every

@@ -35,32 +35,21 @@ def own_score(run: Run) -> str | None:
     return max(found, key=found.get) if found else None
 
 
-def _by_own_score(group: str) -> Column:
+def _auroc(group: str, choose: Callable[[Run], str | None]) -> Column:
+    """AUROC by the score that is chosen for a run; None where the run has no metrics by it."""
+
     def value(run: Run) -> float | None:
-        score = own_score(run)
-        return None if score is None else run.metric(group, "auroc", score)
+        score = choose(run)
+        return run.metric(group, "auroc", score) if score in run.record["metrics"] else None
 
     return value
 
 
+GROUPS = ("near", "far")
 # No test set is asked which score suits a student.
-OWN_SCORE: dict[str, Column] = {
-    f"{group} AUROC, own score": _by_own_score(group) for group in ("near", "far")
-}
-
-
-def _by_entropy(group: str) -> Column:
-    def value(run: Run) -> float | None:
-        known = "entropy" in run.record["metrics"]  # of older ablations the energy alone is kept
-        return run.metric(group, "auroc", "entropy") if known else None
-
-    return value
-
-
+OWN_SCORE = {f"{group} AUROC, own score": _auroc(group, own_score) for group in GROUPS}
 # One score for all, of those that look at the softmax alone.
-ENTROPY: dict[str, Column] = {
-    f"{group} AUROC, entropy": _by_entropy(group) for group in ("near", "far")
-}
+ENTROPY = {f"{group} AUROC, entropy": _auroc(group, lambda _: "entropy") for group in GROUPS}
 
 
 def _need_runs(results: Sequence[Run], *, least: int = 1) -> None:

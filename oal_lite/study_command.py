@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from oal_lite import claims, report, study
     from oal_lite.ablations import ABLATIONS
     from oal_lite.arguments import check_device
-    from oal_lite.data_parallel import is_first, launched
+    from oal_lite.data_parallel import is_first
     from oal_lite.files import make_folder
     from oal_lite.workers import default_workers
 
@@ -64,12 +64,6 @@ def run(arguments: argparse.Namespace) -> None:
     device = arguments.device or study.default_device()
     check_device(device)
     pretrain = command.pretrains(arguments, preset)
-    together = launched()
-    if together > 1 and pretrain:
-        raise ValueError(
-            f"--pretrain in {together} processes of `accelerate launch` would train each model as "
-            "often; train them first, by python -m oal_lite.pretrain"
-        )
     if not pretrain:
         study.find_models(preset, arms, progress=say)
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
@@ -78,9 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     how = {"runs": arguments.runs, "device": device, "progress": say}
     every_job = [job for *_, jobs in sections for job in jobs]
     trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
-    workers = arguments.workers or (
-        default_workers(device, trainings, WORKERS) if together == 1 else 1
-    )
+    workers = arguments.workers or default_workers(device, trainings, WORKERS)
     if workers > 1:
         study.side_by_side(every_job, seeds, workers=workers, pretrain=pretrain, **how)
     elif pretrain:

@@ -22,7 +22,7 @@ from oal_lite.arguments import (
     need_whole,
 )
 from oal_lite.checkpoint import Keeper
-from oal_lite.data_parallel import Share, meet
+from oal_lite.data_parallel import Share
 from oal_lite.images import LazyImages, check_images
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import to_float
@@ -288,7 +288,6 @@ def _accelerator(precision: str, cpu: bool):  # noqa: ANN202 - accelerate is imp
 
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    meet(cpu=cpu)
     # a batch is one for all processes, so the learning rate falls once for each
     loading = DataLoaderConfiguration(split_batches=True)
     return Accelerator(cpu=cpu, mixed_precision=precision, dataloader_config=loading)

@@ -19,6 +19,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 
+from oal_lite.data_parallel import launched
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
 
@@ -48,9 +49,11 @@ class Task:
 def default_workers(device: str, trainings: int, most: int) -> int:
     """As many as there are cores, trainings and free gigabytes; one where a GPU does the work.
 
+    One, too, where `accelerate launch` has started several: they train each student together.
+
     One gigabyte is left to this process and to what else runs here.
     """
-    if not str(device).startswith("cpu"):
+    if launched() > 1 or not str(device).startswith("cpu"):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, trainings, most, _free_memory() // GIGABYTE - 1))
