@@ -165,6 +165,13 @@ CIFAR10_SMALL = Preset(
     benchmark_sizes={"n_train": 5_000},
     train=TrainSettings(fresh_start=True),
 )
+# Twice the images, and each arm as long as in `shapes-long`.
+CIFAR10_MEDIUM = replace(
+    CIFAR10_SMALL,
+    name="cifar10-medium",
+    benchmark_sizes={"n_train": 10_000},
+    train=replace(CIFAR10_SMALL.train, epochs=8),
+)
 CIFAR100 = replace(
     CIFAR10,
     name="cifar100",
@@ -190,7 +197,8 @@ IMAGENET200 = replace(
 PRESETS = {
     p.name: p
     for p in (
-        SHAPES, SHAPES_LONG, CIFAR10, CIFAR10_SCRATCH, CIFAR10_SMALL, CIFAR100, IMAGENET200,
+        SHAPES, SHAPES_LONG, CIFAR10, CIFAR10_SCRATCH, CIFAR10_SMALL, CIFAR10_MEDIUM, CIFAR100,
+        IMAGENET200,
     )
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""The README's tables of results, made from the files in `figures/`: `python -m oal_lite.readme`.
+"""The tables of the two READMEs, made from the files in `figures/`: `python -m oal_lite.readme`.
 
-The README holds pairs of marks, `<!-- name -->` and `<!-- /name -->`; what stands between them is
-written here and by nobody else, so that a new study or benchmark cannot leave an old number behind.
+The README at the top has the levels, `figures/README.md` all the rest. They hold pairs of marks,
+`<!-- name -->` and `<!-- /name -->`; what stands between them is written here and by nobody else,
+so that a new study or benchmark cannot leave an old number behind.
 """
 
 import json
@@ -15,7 +16,10 @@ from oal_lite import claims, report
 from oal_lite.files import write_atomically
 
 NONE = "No ablation has been run at full size yet."
-REAL = ("cifar10-scratch", "cifar10-small")  # presets on real images, the larger first
+NO_REAL = "Nothing has been run on real images yet."
+NO_GPU = "Nothing has been measured on a GPU yet."
+REAL = ("cifar10-scratch", "cifar10-medium", "cifar10-small")  # on real images, the larger first
+PAGES = ("README.md", "figures/README.md")
 
 
 def tables(figures: Path) -> dict[str, str]:
@@ -38,9 +42,11 @@ def tables(figures: Path) -> dict[str, str]:
         "scores": _scores(study),
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
-        "real": "\n\n".join(_real(json.loads(path.read_text())) for path in real),
-        "performance": _performance(speed)
-        + ("\n\n" + _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else ""),
+        "real": _levels(json.loads(real[0].read_text())) if real else NO_REAL,
+        "all real": "\n\n".join(_real(json.loads(path.read_text())) for path in real) or NO_REAL,
+        "speed": _ratios(speed) + "\n\n" + _measured(speed),
+        "limits": _limits(speed) + "\n\n" + _measured(speed),
+        "on a GPU": _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else NO_GPU,
     }
 
 
@@ -68,11 +74,15 @@ def _ablation(section: Mapping) -> str:
     return f"**{section['question']}** ({seeds} seeds, {where}, preset {preset})\n\n{table}"
 
 
+def _levels(study: Mapping) -> str:
+    """The arms on real images."""
+    arms, caption, *_ = study["markdown"].split("\n\n")
+    return f"{arms}\n\n{caption} Made on {study['made']} ({study['machine']})."
+
+
 def _real(study: Mapping) -> str:
-    """The arms on real images and, with two seeds, their differences to the first baseline."""
-    arms, caption, *paired = study["markdown"].split("\n\n")
-    made = f"{caption} Made on {study['made']} ({study['machine']})."
-    return "\n\n".join([arms, made, *paired[:1]])
+    """The same and, with two seeds, the differences to the first baseline."""
+    return "\n\n".join([_levels(study), *study["markdown"].split("\n\n")[2:3]])
 
 
 def _ratios(speed: Mapping) -> str:
@@ -117,40 +127,42 @@ def _gpu(speed: Mapping) -> str:
         report.markdown_table(head, *rows) if rows else "",
         _limits(speed) if speed["limits"] else "",
         f"One multiply-add is 2 FLOP; models have random weights.{peak} "
-        "[A picture](figures/performance-cuda.png).",
+        "[A picture](performance-cuda.png).",
     ]
     return "\n\n".join(filter(None, parts))
 
 
-def _performance(speed: Mapping) -> str:
+def _measured(speed: Mapping) -> str:
     machine = speed["machine"]
     return (
-        _ratios(speed)
-        + "\n\n"
-        + _limits(speed)
-        + f"\n\nMeasured on {machine['date']}: {machine['cores']} CPU cores, {machine['threads']} "
+        f"Measured on {machine['date']}: {machine['cores']} CPU cores, {machine['threads']} "
         f"threads, torch {machine['torch']}, float32."
     )
 
 
-def fill(text: str, parts: Mapping[str, str]) -> str:
-    """Put each part between its marks.
+def fill(pages: Mapping[str, str], parts: Mapping[str, str]) -> dict[str, str]:
+    """Put each part between its marks, on whichever page they stand.
 
     Raises:
-        ValueError: if a part's marks are not there exactly once.
+        ValueError: if a part's marks are not there exactly once on all pages together.
     """
+    filled = dict(pages)
     for name, part in parts.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text, found = marks.subn(lambda m, part=part: f"{m[1]}\n{part}\n\n{m[2]}", text)
+        found = 0
+        for page, text in filled.items():
+            filled[page], n = marks.subn(lambda m, part=part: f"{m[1]}\n{part}\n\n{m[2]}", text)
+            found += n
         if found != 1:
             raise ValueError(
-                f"{found} pairs of marks '<!-- {name} -->', '<!-- /{name} -->'; expected one"
+                f"{found} pairs of marks '<!-- {name} -->', '<!-- /{name} -->' on the pages "
+                f"{', '.join(pages)}; expected one"
             )
-    return text
+    return filled
 
 
 if __name__ == "__main__":
-    readme = Path("README.md")
-    filled = fill(readme.read_text(encoding="utf-8"), tables(Path("figures")))
-    write_atomically(readme, lambda p: p.write_text(filled, encoding="utf-8"))
-    sys.stdout.write(f"wrote the tables of {readme}\n")
+    texts = {page: Path(page).read_text(encoding="utf-8") for page in PAGES}
+    for page, filled in fill(texts, tables(Path("figures"))).items():
+        write_atomically(Path(page), lambda p, text=filled: p.write_text(text, encoding="utf-8"))
+    sys.stdout.write(f"wrote the tables of {' and '.join(PAGES)}\n")

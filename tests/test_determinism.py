@@ -105,7 +105,7 @@ def machines(small, gentle, tmp_path_factory):
 
 
 def test_another_processor_draws_nearly_the_same(machines):
-    """What may differ across machines, and by how much; README, "The same tomorrow"."""
+    """What may differ across machines, and by how much; figures/README, "The same tomorrow"."""
     this, old = machines
     for classes in ("outliers.vector_classes", "outliers.latent_classes"):
         assert torch.equal(this[classes], old[classes])

@@ -55,17 +55,30 @@ def test_the_python_of_environment_yml_satisfies_pyproject():
     assert SpecifierSet(project()["requires-python"]).contains(python.split("=")[1])
 
 
-def test_every_picture_and_notebook_that_the_readme_names_is_there():
-    readme = (ROOT / "README.md").read_text()
-    targets = re.findall(r"\]\(((?!http)[^)#]+)\)", readme)
+def pages() -> dict[str, str]:
+    return {page: (ROOT / page).read_text() for page in readme.PAGES}
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors as GitHub makes them: small letters, hyphens for blanks, no other marks."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_what_a_readme_points_to_is_there(page):
+    targets = re.findall(r"\]\(((?!http)[^)]+)\)", pages()[page])
     assert targets
     for target in targets:
-        assert (ROOT / target).exists(), target
+        path, _, anchor = target.partition("#")
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), target
+        assert not anchor or anchor in headings(there), target
 
 
 def test_the_readme_tables_are_those_of_the_files_in_figures():
-    text = (ROOT / "README.md").read_text()
-    assert readme.fill(text, readme.tables(ROOT / "figures")) == text, "python -m oal_lite.readme"
+    filled = readme.fill(pages(), readme.tables(ROOT / "figures"))
+    assert filled == pages(), "python -m oal_lite.readme"
 
 
 GPU = {
@@ -93,8 +106,9 @@ def test_what_a_gpu_did_stands_below_what_a_cpu_did_where_there_is_a_file(tmp_pa
     before = readme.tables(tmp_path)
     (tmp_path / "performance-cuda.json").write_text(json.dumps(GPU))
     after = readme.tables(tmp_path)
-    assert {name for name in after if after[name] != before[name]} == {"performance"}
-    added = after["performance"].removeprefix(before["performance"])
+    assert {name for name in after if after[name] != before[name]} == {"on a GPU"}
+    assert before["on a GPU"] == readme.NO_GPU
+    added = after["on a GPU"]
     for line in (
         "On a GPU (NVIDIA H100 80GB HBM3, 2026-11-26, torch 2.11.0), both forms on it:",
         "| k-NN, 10 rounds | all candidates | 33 | 30 |",
@@ -113,31 +127,37 @@ def test_a_gpu_of_unknown_peak_has_no_share(tmp_path):
         "machine": GPU["machine"] | {"peak": None}, "ratios": {}, "throughput": {"UNet": row},
     }  # fmt: skip
     (tmp_path / "performance-cuda.json").write_text(json.dumps(unknown))
-    added = readme.tables(tmp_path)["performance"]
+    added = readme.tables(tmp_path)["on a GPU"]
     assert "| UNet | 150 samples | 803 | 121 |  | 5.0 |" in added and "datasheet" not in added
 
 
 def test_each_run_on_real_images_has_its_tables_the_larger_first(tmp_path):
     for name in ("study.json", "performance.json"):
         shutil.copy(ROOT / "figures" / name, tmp_path)
-    assert readme.tables(tmp_path)["real"] == ""
+    nothing = readme.tables(tmp_path)
+    assert nothing["real"] == nothing["all real"] == readme.NO_REAL
     small = json.loads((ROOT / "figures" / "cifar10-small.json").read_text())
     large = small | {"markdown": small["markdown"].replace("cifar10-small", "cifar10-scratch")}
     for name, section in {"small": small, "scratch": large}.items():
         (tmp_path / f"cifar10-{name}.json").write_text(json.dumps(section))
-    real = readme.tables(tmp_path)["real"]
+    tables = readme.tables(tmp_path)
+    assert "Preset cifar10-scratch" in tables["real"] and "cifar10-small" not in tables["real"]
+    real = tables["all real"]
     assert real.index("Preset cifar10-scratch") < real.index("Preset cifar10-small")
     assert real.count("| kd-distance − kd |") == 2 and "− ce |" not in real
     one_seed = small | {"markdown": "\n\n".join(small["markdown"].split("\n\n")[:2])}
     (tmp_path / "cifar10-small.json").write_text(json.dumps(one_seed))
-    assert readme.tables(tmp_path)["real"].count("| kd-distance − kd |") == 1
+    assert readme.tables(tmp_path)["all real"].count("| kd-distance − kd |") == 1
 
 
-def test_marks_are_filled_and_their_lack_is_named():
-    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->"
-    assert readme.fill(text, {"x": "new"}) == "a\n<!-- x -->\n\nnew\n\n<!-- /x -->\nb <!-- y -->"
-    with pytest.raises(ValueError, match="0 pairs of marks '<!-- y -->'"):
-        readme.fill(text, {"y": "new"})
+def test_marks_are_filled_on_whichever_page_they_stand_and_their_lack_is_named():
+    pages = {"one": "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->", "two": "c"}
+    filled = readme.fill(pages, {"x": "new"})
+    assert filled == {"one": "a\n<!-- x -->\n\nnew\n\n<!-- /x -->\nb <!-- y -->", "two": "c"}
+    with pytest.raises(ValueError, match="0 pairs of marks '<!-- y -->'.* on the pages one, two"):
+        readme.fill(pages, {"y": "new"})
+    with pytest.raises(ValueError, match="2 pairs of marks '<!-- x -->'"):
+        readme.fill(pages | {"two": pages["one"]}, {"x": "new"})
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
