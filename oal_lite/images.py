@@ -84,6 +84,11 @@ def subset(images: Tensor | LazyImages, index: Tensor) -> Tensor | LazyImages:
     return images.subset(index) if isinstance(images, LazyImages) else images[index]
 
 
+def late(images: UInt8[Tensor, "n 3 h w"]) -> LazyImages:
+    """Images in memory, of which each use copies only what it asks for."""
+    return LazyImages(len(images), images.shape[-1], images.__getitem__)
+
+
 def join(
     parts: Sequence[UInt8[Tensor, "_ 3 h w"] | LazyImages],
 ) -> UInt8[Tensor, "n 3 h w"] | LazyImages:

@@ -22,7 +22,7 @@ from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.data_parallel import is_first, wait_for
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import read_tensors, temporary_folder, write_tensors
-from oal_lite.images import LazyImages, join, subset
+from oal_lite.images import LazyImages, join, late, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
 from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import Arm, Autoencoded, Outliers, gaussian_like, halves
@@ -353,13 +353,14 @@ class Materials:
         if kind == "id":
             index = torch.arange(n) % len(train)
             return subset(train.images, index), train.labels[index]
-        made = self.outliers(selection)
+        made, decoded = self.outliers(selection), self.reconstructions
+        if isinstance(train.images, LazyImages):  # they are many: n copies would be too many
+            decoded = late(decoded)
         known = torch.randint(len(train), (n // 2,), generator=generator)
         unknown = torch.randint(len(made.images), (n // 2,), generator=generator)
-        return (
-            torch.cat([self.reconstructions[known], made.images[unknown]]),
-            torch.cat([train.labels[known], made.latent_classes[unknown]]),
-        )
+        index = torch.cat([known, len(train) + unknown])
+        labels = torch.cat([train.labels, made.latent_classes])
+        return subset(join([decoded, made.images]), index), labels[index]
 
     def _kept(
         self, what: str, make: Callable[[], dict[str, Tensor]], unseen: Sequence[str],
@@ -419,7 +420,8 @@ class Materials:
             ),
         )  # fmt: skip
         images = self._timed(
-            f"decoding ({selection})", "diffusion: decoding, for the pixel arm and for looking",
+            f"decoding ({selection})",
+            "diffusion: decoding, for arms that see pictures and for looking",
             lambda: decode(
                 self.pipeline, latents, batch_size=settings.batch_size,
                 size=self.benchmark.image_size,

@@ -177,7 +177,8 @@ def score_histograms(
 def roc(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) -> Axes:
     """ROC of each named (ID scores, OOD scores); OOD is the positive class.
 
-    The horizontal line is TPR = 95 %: FPR95 is where a curve meets it.
+    The horizontal line is TPR = 95 %: FPR95 is where a curve meets it. A curve that has the name
+    of a group, as "near-OOD", has its colour too.
 
     Raises:
         ValueError: for no curve, what is no pair of scores, or scores that are empty or NaN.
@@ -190,10 +191,12 @@ def roc(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) 
             )
     ax = _axes(ax)
     lines = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+    groups = {LABELS[g]: {"color": COLOURS[g], "linestyle": STYLES[g]} for g in LABELS}
     for i, (name, (id_scores, ood_scores)) in enumerate(curves.items()):
         fpr, tpr, _ = roc_points(id_scores, ood_scores)
         auroc = detection_metrics(id_scores, ood_scores).auroc
-        ax.plot(fpr, tpr, linestyle=lines[i % len(lines)], label=f"{name}: {100 * auroc:.1f}")
+        look = groups.get(name, {"linestyle": lines[i % len(lines)]})
+        ax.plot(fpr, tpr, label=f"{name}: {100 * auroc:.1f}", **look)
     ax.axhline(0.95, color="0.6", linewidth=0.8)
     ax.plot([0, 1], [0, 1], color="0.8", linewidth=0.8)
     ax.set(xlabel="false positive rate (ID called OOD)", ylabel="true positive rate (OOD found)")

@@ -17,7 +17,7 @@ from oal_lite.files import write_atomically
 
 NONE = "No ablation has been run at full size yet."
 NO_REAL = "Nothing has been run on real images yet."
-NO_GPU = "Nothing has been measured on a GPU yet."
+NO_GPU = "`make bench` has not been run on a GPU yet."
 REAL = ("cifar10-scratch", "cifar10-medium", "cifar10-small")  # on real images, the larger first
 PAGES = ("README.md", "figures/README.md")
 

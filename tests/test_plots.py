@@ -51,3 +51,16 @@ def test_a_refused_picture_leaves_no_empty_figure_behind():
         with pytest.raises(ValueError, match="are empty"):
             draw({})
     assert plt.get_fignums() == before
+
+
+def test_a_group_has_one_colour_and_stroke_in_histograms_and_in_roc_curves():
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import same_color
+
+    scores = torch.linspace(0, 1, 20), torch.linspace(0.5, 2, 20)
+    ax = plots.roc({"near-OOD": scores, "far-OOD": scores, "another": scores})
+    for line, group in zip(ax.lines, ("near", "far"), strict=False):
+        assert same_color(line.get_color(), plots.COLOURS[group])
+        assert line.get_linestyle() == plots.STYLES[group]
+    assert not same_color(ax.lines[2].get_color(), plots.COLOURS["near"])
+    plt.close(ax.figure)

@@ -18,6 +18,7 @@ from oal_lite import materials as materials_module
 from oal_lite import report, run_files, study
 from oal_lite.diffusion_outliers import encode, word_embeddings
 from oal_lite.files import write_atomically
+from oal_lite.images import LazyImages, late
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.recipes import ARMS as ARM_TABLE
@@ -350,6 +351,18 @@ def test_answers_are_on_as_many_decoded_id_images_as_decoded_outliers(materials)
     assert min(of_known.unique().numel(), of_unknown.unique().numel()) > 10
     expected = torch.cat([id_images.labels[of_known], made.latent_classes[of_unknown]])
     assert torch.equal(classes, expected)
+
+
+@pytest.mark.parametrize("kind", ["id", "halves", "outliers"])
+def test_images_to_answer_on_are_not_copied_where_the_training_set_is_read_late(kind, materials):
+    at_once, labels = materials._asked(kind, 100, "farthest")
+    train = materials.benchmark.train
+    benchmark = replace(materials.benchmark, train=replace(train, images=late(train.images)))
+    large = Materials(materials.preset, 0, runs=materials.runs)
+    vars(large).update(benchmark=benchmark, reconstructions=materials.reconstructions)
+    images, same = large._asked(kind, 100, "farthest")
+    assert isinstance(images, LazyImages) and torch.equal(same, labels)
+    assert torch.equal(images[:], at_once)
 
 
 def test_answers_on_id_images_are_on_each_as_often_as_there_are_views(materials):
