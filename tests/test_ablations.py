@@ -80,6 +80,7 @@ def test_the_study_keeps_its_sections_side_by_side_and_repeats_no_run(tiny_study
     assert command("--ablation", "tiny", "--seeds", "2") == 0
     assert trained[4:] == ["kd+weights.kd_logits=0.0"] * 2  # ce is read again
     assert command("--arms", "ce,kd", "--seeds", "1", "--first", "1") == 0 and len(trained) == 6
+    assert {run["seed"] for run in json.loads(path.read_text())["runs"]} == {1}
     written = json.loads(path.read_text())
     part = written["ablations"]["tiny"]
     assert list(part["table"]) == ["ce", "kd+weights.kd_logits=0.0"]

@@ -98,6 +98,9 @@ def test_sizes_are_spread_over_the_classes_and_the_seed_chooses(root):
     some = dict(n_train=20, n_val=15, n_test=10, n_ood=2)
     b, again, other = (load("cifar10", data_root=root, seed=s, **some) for s in (0, 0, 1))
     assert torch.bincount(b.train.labels).tolist() == [2] * 10
+    for image, label in zip(b.train.images, b.train.labels, strict=True):  # three files a class
+        own = [np.array(picture(3 * int(label) + i)) for i in range(3)]
+        assert any((image.permute(1, 2, 0).numpy() == x).all() for x in own)
     assert set(torch.bincount(b.val.labels).tolist()) == {1, 2}
     assert {len(s) for s in (*b.near.values(), *b.far.values())} == {2}
     assert torch.equal(b.train.images, again.train.images)
@@ -299,8 +302,10 @@ def test_your_own_folders_become_a_benchmark(tmp_path):
     assert len(b.near["weeds"]) == 5 and len(b.far["cars"]) == 4 and b.image_size == 32
     assert make(image_size=16).image_size == 16
     assert not torch.equal(make(seed=1).test.images, b.test.images)
-    whole = [ImageSet(s.images, s.labels).images for s in (b.train, b.val, b.test)]
-    assert sum(map(len, whole)) == 30
+    splits = [ImageSet(s.images, s.labels) for s in (b.train, b.val, b.test)]
+    for c in range(3):  # the pictures of a class are ten different ones
+        whole = torch.cat([s.images[s.labels == c] for s in splits])
+        assert len(whole) == len(whole.unique(dim=0)) == 10, "an image is in two splits"
 
 
 def test_folders_train_val_test_are_kept_as_they_are(tmp_path):

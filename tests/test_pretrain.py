@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from test_openood import make_root
 
 from oal_lite.benchmarks import ImageSet
 from oal_lite.checkpoint import Keeper
-from oal_lite.diffusion_outliers import load_pipeline, synthesise, word_embeddings
+from oal_lite.diffusion_outliers import encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import FORGOTTEN
 from oal_lite.presets import get_preset
 from oal_lite.pretrain import loop, unet
@@ -63,6 +64,43 @@ def test_class_words_stay_the_teachers_class_means_through_training(made):
     means = torch.stack([features[data.labels == c].mean(0) for c in range(10)])
     words = word_embeddings(load_pipeline(made / "pipeline"), ID_SHAPES)
     torch.testing.assert_close(words, F.normalize(means, dim=1), atol=2e-3, rtol=0)  # half floats
+
+
+def test_latents_of_the_training_images_have_unit_variance(made):
+    images = pretraining_images(PretrainSettings(n_images=40)).images
+    spread = encode(load_pipeline(made / "pipeline"), images[::20]).std().item()
+    assert spread == pytest.approx(1, abs=2e-2)  # measured on these, kept as half floats
+
+
+@pytest.mark.parametrize("p_no_prompt", [0.0, 1.0])
+def test_the_unet_learns_the_velocity_and_sees_prompts_as_often_as_is_set(
+    p_no_prompt, made, tmp_path, monkeypatch
+):
+    """From a z - s v, with z = a x + s e and v = a e - s x, the clean latent x comes back."""
+    from diffusers import UNet2DConditionModel
+
+    seen, wanted = [], []
+    forward, loss = UNet2DConditionModel.forward, F.mse_loss
+    monkeypatch.setattr(unet, "recognised", lambda *_: {})
+    monkeypatch.setattr(
+        UNet2DConditionModel, "forward", lambda *a, **k: seen.append(a[1:]) or forward(*a, **k)
+    )
+    monkeypatch.setattr(F, "mse_loss", lambda v, to: wanted.append(to) or loss(v, to))
+    for part in ("teacher", "pipeline"):
+        shutil.copytree(made / part, tmp_path / part)
+    settings = PretrainSettings(
+        n_images=40, unet_batch_size=4, unet_steps=1, p_no_prompt=p_no_prompt
+    )
+    unet.train_unet(settings, tmp_path)
+    (z, t, context), v = seen[0], wanted[0]
+    pipeline = load_pipeline(tmp_path / "pipeline")
+    kept = pipeline.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    clean = kept.sqrt() * z - (1 - kept).sqrt() * v
+    latents = encode(pipeline, pretraining_images(settings).images)
+    distances = torch.cdist(clean.flatten(1).detach(), latents.flatten(1)).amin(1)
+    assert distances.max() < 0.05 * latents.flatten(1).norm(dim=1).mean()
+    distinct = context.detach().round(decimals=4).unique(dim=0)
+    assert (len(distinct) == 1) == (p_no_prompt == 1)
 
 
 def test_the_manifest_names_settings_and_every_file(made):

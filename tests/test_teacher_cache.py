@@ -68,11 +68,13 @@ def test_everything_that_decides_the_features_is_in_the_key(tiny_teacher, tmp_pa
 
     other_weight = deepcopy(tiny_teacher)
     other_weight.model.classifier.bias.data[0] += 1e-6
+    other_size = deepcopy(tiny_teacher)  # the same weights see the images larger
+    other_size.model.config.image_size = 64
     keys = {
-        key(), key(other_pixel), key(teacher=other_weight), key(n_views=3), key(seed=1),
-        key(dtype="float16"),
+        key(), key(other_pixel), key(teacher=other_weight), key(teacher=other_size),
+        key(n_views=3), key(seed=1), key(dtype="float16"),
     }  # fmt: skip
-    assert len(keys) == 6 and key() in keys
+    assert len(keys) == 7 and key() in keys
 
 
 def flip_a_bit(path):

@@ -308,6 +308,15 @@ def test_a_terms_own_parameters_are_trained_at_their_own_rate():
     assert moved[0.0] == 0 and moved[0.1] > 1e-3
 
 
+def test_the_optimiser_has_the_momentum_and_the_decay_of_the_settings(monkeypatch):
+    made, sgd = [], torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda *a, **k: made.append(sgd(*a, **k)) or made[-1])
+    train("kd", replace(SETTINGS, momentum=0.5, weight_decay=0.03))
+    assert len(made[0].param_groups) == 2
+    for group in made[0].param_groups:
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.5, 0.03, True)
+
+
 def test_images_fewer_than_a_batch_are_named():
     with pytest.raises(ValueError, match="20 training images are fewer than one batch of 24"):
         train(views=make_views(20))

@@ -17,7 +17,7 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sched
         optimizer,
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warm),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warm)),
         ],
         milestones=[warm],
     )
