@@ -368,6 +368,11 @@ def decode(
     def one_batch(part: slice) -> Tensor:
         z = latents[part].to(vae.device, vae.dtype)
         x = vae.decode(z / vae.config.scaling_factor).sample.float()
+        if not x.isfinite().all():
+            raise FloatingPointError(
+                "the decoder answers with NaN or infinity; half floats may be too short for it: "
+                "load the pipeline with dtype=torch.float32"
+            )
         if size is not None and x.shape[-1] != size:
             x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
         return ((x.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

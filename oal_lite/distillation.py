@@ -218,6 +218,7 @@ def hedged(
             f"id_distances {tuple(id_distances.shape)} and r={r}: pass distances of ID images, "
             "(m,) with m at least 1, and r of at least 1: the usual value is 4."
         )
+    need_finite(logits=logits, distances=distances, id_distances=id_distances)
     nearer = torch.searchsorted(id_distances.sort().values, distances.contiguous())
     h = (nearer / len(id_distances)).to(logits.dtype)[:, None] ** r
     sure = (1 - h).log() + logits.log_softmax(dim=1)  # a logarithm of 0 is -inf, and adds nothing

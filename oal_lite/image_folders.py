@@ -84,6 +84,12 @@ def _id_splits(
             raise ValueError(f"{root}: train, val and test have different class folders")
         members = [[_files(p / c) for c in folders[0]] for p in parts]
         classes = folders[0]
+    elif any(p.is_dir() for p in parts):
+        there = ", ".join(p.name for p in parts if p.is_dir())
+        raise ValueError(
+            f"{root} has {there} and not all of train, val and test; make all three, with the "
+            "class folders in each, or put the class folders there themselves"
+        )
     else:
         classes = _classes(root)
         members = [[], [], []]

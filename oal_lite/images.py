@@ -120,6 +120,8 @@ def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s
 
     try:
         with Image.open(file.path) as opened:
+            if opened.mode.startswith("I;16"):  # Pillow would cut off all that is above 255
+                opened = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8))  # noqa: PLW2901
             image = opened.convert("RGB")
     except FileNotFoundError:
         raise ValueError(f"{file.origin}: there is no file {file.path}") from None

@@ -4,6 +4,8 @@ Each part is made when it is first asked for. What is costly is kept in the fold
 another arm, another process or the same command after an interruption finds it.
 """
 
+import hashlib
+import json
 import logging
 import tempfile
 import time
@@ -228,15 +230,21 @@ class Materials:
         self.forget_checkpoint("start")
         return start
 
-    def checkpoint(self, what: str) -> Path | None:
-        """Where an unfinished training keeps its state, to go on from after an interruption."""
+    def checkpoint(self, what: str, arm: Arm | None = None) -> Path | None:
+        """Where an unfinished training keeps its state, to go on from after an interruption.
+
+        An arm may have any label; its recipe decides who may go on.
+        """
         if self.runs is None:
             return None
-        return run_path(self.runs, self.preset, f"unfinished-{what}", self.seed, "safetensors")
+        recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True) if arm else ""
+        digest = f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}" if arm else ""
+        what = f"unfinished-{what}{digest}"
+        return run_path(self.runs, self.preset, what, self.seed, "safetensors")
 
-    def forget_checkpoint(self, what: str) -> None:
+    def forget_checkpoint(self, what: str, arm: Arm | None = None) -> None:
         """Delete that state, once the training's results are kept."""
-        if path := self.checkpoint(what):
+        if path := self.checkpoint(what, arm):
             path.unlink(missing_ok=True)
 
     def student(self) -> ResNet18:

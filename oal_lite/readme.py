@@ -5,6 +5,7 @@ The README at the top has the levels, `figures/README.md` all the rest. They hol
 so that a new study or benchmark cannot leave an old number behind.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from oal_lite import claims, report
+from oal_lite import claims, command, report
 from oal_lite.files import write_atomically
 
 NONE = "No ablation has been run at full size yet."
@@ -161,8 +162,28 @@ def fill(pages: Mapping[str, str], parts: Mapping[str, str]) -> dict[str, str]:
     return filled
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Fill the tables of both pages; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m oal_lite.readme", description=__doc__)
+    parser.parse_args(argv)
+    return command.guarded(write)
+
+
+def write() -> None:
+    """Fill the tables of both pages of the current folder.
+
+    Raises:
+        ValueError, OSError: where there are no such pages, or a file in `figures/` is damaged.
+    """
     texts = {page: Path(page).read_text(encoding="utf-8") for page in PAGES}
-    for page, filled in fill(texts, tables(Path("figures"))).items():
+    try:
+        parts = tables(Path("figures"))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"a file in figures/ lacks {error}; make the study again") from None
+    for page, filled in fill(texts, parts).items():
         write_atomically(Path(page), lambda p, text=filled: p.write_text(text, encoding="utf-8"))
     sys.stdout.write(f"wrote the tables of {' and '.join(PAGES)}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -325,8 +325,10 @@ def write(
     figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
     written.append(plots.save(figure, out / "results_table.png"))
 
-    if any(r.record["recipe"]["outliers"] for r in results):  # else no diffusion model was needed
-        written.append(plots.save(outlier_sheet(materials), out / "outliers.png"))
+    seen = {r.record["recipe"]["outliers"] for r in results} - {None}
+    if seen:  # else no diffusion model was needed
+        made = [s for s in ("farthest", "as_released", "random") if s in seen] or ["farthest"]
+        written.append(plots.save(outlier_sheet(materials, made[0]), out / "outliers.png"))
     plt.close("all")
     return written
 
@@ -349,8 +351,12 @@ def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
     return groups
 
 
-def outlier_sheet(materials: Materials, *, columns: int = 9, classes: int = 10):  # noqa: ANN201
+def outlier_sheet(  # noqa: ANN201
+    materials: Materials, selection: str = "farthest", *, columns: int = 9, classes: int = 10
+):
     """Of the first classes: real images, what the word gives, what outliers in its place give.
+
+    The outliers are those of a selection of the k-NN step.
 
     Raises:
         ValueError: for fewer than 5 columns (two real, two of the word, an outlier), or no class.
@@ -364,7 +370,7 @@ def outlier_sheet(materials: Materials, *, columns: int = 9, classes: int = 10):
     from oal_lite.diffusion_outliers import decode, synthesise, word_embeddings
 
     names, train = materials.benchmark.class_names[:classes], materials.benchmark.train
-    outliers = materials.outliers("farthest")
+    outliers = materials.outliers(selection)
     settings = materials.preset.diffusion
     words = word_embeddings(materials.pipeline, names).repeat_interleave(2, 0)
     plain = decode(

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from oal_lite import __version__, openood
@@ -45,8 +45,8 @@ def version_of(package: Path) -> str:
 def portable(preset: Preset) -> dict:
     """Settings as plain data; folders of this package by their place in it.
 
-    A model that was trained here has a manifest beside it, and what counts of it goes with its
-    name: trained anew, it is another.
+    A model outside the package is a folder whose content goes with its name: trained anew, it is
+    another.
     """
     root = str(Path(__file__).parent)
     inside = {k: _named(getattr(preset, k), root) for k in ("teacher", "pipeline")}
@@ -57,10 +57,23 @@ def portable(preset: Preset) -> dict:
 
 
 def _named(model: str, root: str) -> str:
-    manifest = Path(model).parent / "manifest.json"
-    if model.startswith(root) or not Path(model).is_dir() or not manifest.is_file():
+    folder = Path(model)
+    if model.startswith(root) or not folder.is_dir():
         return model.replace(root, "oal_lite")
-    return f"{model}@{hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]}"
+    found = (f for f in folder.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
+    stats = ((f, f.stat()) for f in sorted(found))
+    return f"{model}@{_content(folder, tuple((f, s.st_size, s.st_mtime_ns) for f, s in stats))}"
+
+
+@lru_cache
+def _content(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash of a model's files; computed once, as long as their sizes and times are the same."""
+    digest = hashlib.sha256()
+    for path, *_ in files:
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
 
 
 def run_path(

@@ -123,7 +123,7 @@ def _train_one(
         student, terms, views, settings=preset.train, generator=generator_for(seed, "training"),
         val=(benchmark.val.images, benchmark.val.labels), device=device, progress=materials.bars,
         mixed_precision=preset.train.mixed_precision, fuse=preset.train.fuse == "all",
-        checkpoint=materials.checkpoint(arm_name),
+        checkpoint=materials.checkpoint(arm_name, arm),
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
@@ -213,10 +213,11 @@ def run(
                 record = read_record(record_path, RECORD)
                 _need_recipe(record, arm, record_path)
                 results.append(Run(record, read_tensors(scores_path)))
-                materials.forget_checkpoint(label)  # killed after the record, it would lie there
+                # Where a kill came after the record, the state lies there still.
+                materials.forget_checkpoint(label, arm)
                 continue
             if fresh:
-                materials.forget_checkpoint(label)
+                materials.forget_checkpoint(label, arm)
             result, _ = train_one(label, materials, recipe=arm, device=device)
             results.append(result)
             if not is_first():
@@ -224,7 +225,7 @@ def run(
             # The record goes last: where it is, the run is whole.
             write_tensors(scores_path, result.scores)
             write_record(record_path, result.record)
-            materials.forget_checkpoint(label)
+            materials.forget_checkpoint(label, arm)
     return results
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from oal_lite.files import write_atomically
+from oal_lite.run_files import code_version
 from oal_lite.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def view_key(
         "teacher": weights.hexdigest(),
         "image_size": teacher.image_size,
         "dtype": dtype,
+        "code": code_version(),  # how views are drawn, and how the teacher looks
     }
 
 

@@ -18,6 +18,8 @@ from oal_lite.images import LazyImages, check_images
 from oal_lite.teacher import Teacher
 from oal_lite.teacher_cache import cached_features, view_key
 
+CHUNK = 10_000  # images that are moved at a time: in between each takes four bytes a number
+
 
 class LazyViews:
     """V augmented copies of images that are read, and augmented, when they are asked for.
@@ -103,7 +105,9 @@ def augment(
             f"padding={padding} on images of {tuple(images.shape[2:])}; expected 0 or more, and "
             "less than a side, because the border is filled by reflection"
         )
-    return _moved(images, *_moves(len(images), padding, generator), padding)
+    flip, shift = _moves(len(images), padding, generator)
+    parts = zip(images.split(CHUNK), flip.split(CHUNK), shift.split(CHUNK, dim=1), strict=True)
+    return torch.cat([_moved(*part, padding) for part in parts])
 
 
 def _moves(n: int, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

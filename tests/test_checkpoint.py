@@ -17,7 +17,7 @@ from test_train import SETTINGS, make_student, make_terms, make_views, seeded
 
 from oal_lite import checkpoint, materials, run_files, study
 from oal_lite.materials import Materials
-from oal_lite.recipes import Term
+from oal_lite.recipes import ARMS, Term
 from oal_lite.run_files import run_path
 from oal_lite.study import run
 from oal_lite.train import fit
@@ -273,3 +273,12 @@ def test_without_a_folder_of_runs_there_is_no_checkpoint(tiny_preset):
     assert Materials(tiny_preset, 0).checkpoint("kd") is None
     path = Materials(tiny_preset, 0, runs="r").checkpoint("kd")
     assert path == run_path(Path("r"), tiny_preset, "unfinished-kd", 0, "safetensors")
+
+
+def test_another_recipe_with_the_same_label_does_not_go_on_from_a_checkpoint(tiny_preset):
+    materials = Materials(tiny_preset, 0, runs="r")
+    arm = ARMS["oal"]
+    path = materials.checkpoint("mine", arm)
+    assert materials.checkpoint("mine", replace(arm, hedge=2)) != path
+    assert materials.checkpoint("other", arm) != path
+    assert materials.checkpoint("mine", replace(arm, question="reworded?")) == path

@@ -315,6 +315,21 @@ def test_folders_train_val_test_are_kept_as_they_are(tmp_path):
     assert [len(s) for s in (b.train, b.val, b.test)] == [6, 2, 4] and not b.far
 
 
+def test_train_and_test_without_val_are_no_two_classes(tmp_path):
+    write_images(tmp_path, [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab"
+                            for i in range(4)], "id")  # fmt: skip
+    with pytest.raises(ValueError, match="has train, test and not all of train, val and test"):
+        Benchmark.from_folders(tmp_path / "id", near={"x": tmp_path / "id/test/a"})
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path):
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    read = read_image(ImageFile(tmp_path / "x.png", "list"), resize=8, crop=8)
+    assert read.shape == (3, 8, 8) and (read[0] == read[2]).all()
+    assert np.abs(read[0].numpy() - ramp / 257).max() <= 1
+
+
 def test_what_is_wrong_with_your_folders_is_said(tmp_path):
     make_flowers(tmp_path)
     weeds, flowers = tmp_path / "weeds", tmp_path / "flowers"

@@ -126,6 +126,26 @@ def test_a_wrong_setting_is_refused(assignment, capsys):
     assert capsys.readouterr().err.startswith(f"error: --set {assignment}: ")
 
 
+@pytest.mark.parametrize(
+    "assignment",
+    ["batch_size=0", "teacher_steps=-1", "n_images=5", "teacher_width=0", "vae_lr=nan",
+     "unet_lr=-1", "p_no_prompt=1.5", "teacher=vit"],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_trained_with_is_refused(assignment, tmp_path, capsys):
+    assert main(["teacher", "--out", str(tmp_path / "x"), "--set", assignment]) == 2
+    name, _, value = assignment.partition("=")
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and name in said and "expected" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_weights_that_have_run_away_are_not_saved(tmp_path, capsys):
+    more = [a for s in [*SIZES, "teacher_steps=3", "teacher_lr=1e30"] for a in ("--set", s)]
+    assert main(["teacher", "--out", str(tmp_path), *more]) == 2
+    assert "are NaN or infinite; lower its learning rate" in capsys.readouterr().err
+    assert not (tmp_path / "teacher").exists()
+
+
 def test_no_file_names_a_folder_of_this_machine(made):
     for path in made.rglob("*.json"):
         assert str(made) not in path.read_text(), path

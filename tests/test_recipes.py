@@ -333,6 +333,25 @@ def test_hedged_answers_are_those_of_the_same_images_by_the_arms_own_distance(di
     assert torch.equal(term.distances, plain.distances) and h.unique().numel() > 2
 
 
+def test_an_answer_is_hedged_by_its_place_among_all_id_images():
+    """1,001 of them: the last, which alone lies far out, counts like any other."""
+    features, labels = torch.randn(1001, T, generator=seeded(7)), torch.arange(1001) % K
+    features[:1000] += 20  # a cloud, and one image on the other side of the origin
+    features[1000] = -features[0]
+    made = make_answers()
+    made = replace(made, teacher_features=-features[:24][None].clone())
+    arm = Arm("?", distance="knn", answers=("halves",), hedge=1)
+    terms = build_terms(
+        arm, outliers=None, teacher_dim=T, student_dim=D, weights=LossWeights(),
+        settings=TrainSettings(), id_features=(features, labels), answers=made,
+    )  # fmt: skip
+    p, c = made.teacher_logits[0].softmax(1), K
+    h = (terms[-1].logits.exp() - p) / (1 / c - p)  # of p + h (1 / c - p)
+    gaps = h.median(1).values[:, None] - torch.tensor([1000 / 1001, 1.0])
+    assert gaps.abs().amin(1).max() < 2e-4  # nearer than the far one, or farther than all
+    assert gaps.abs().amin(0).max() < 2e-4, "of both kinds there are some"
+
+
 def test_images_for_answers_may_be_read_late():
     made, arm = make_answers(), Arm("?", answers=("halves",))
     late = LazyViews(LazyImages(24, 8, lambda i: made.images[0, i]), 1, seeded(5))

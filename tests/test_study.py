@@ -150,12 +150,21 @@ def test_a_model_trained_anew_means_another_file(tiny_preset, tmp_path):
         preset = replace(tiny_preset, teacher=str(tmp_path / "teacher"))
         return run_path(Path("runs"), preset, "ce", 0, "json")
 
+    not_there = path()
     (tmp_path / "teacher").mkdir()
-    by_folder = path()
-    (tmp_path / "manifest.json").write_text("first")
+    empty = path()
+    (tmp_path / "manifest.json").write_text("how long the training took, say")
+    assert path() == empty
+    weights = tmp_path / "teacher/model.safetensors"
+    weights.write_bytes(b"first")
     first = path()
-    (tmp_path / "manifest.json").write_text("second")
-    assert len({by_folder, first, path()}) == 3
+    weights.write_bytes(b"other")
+    other = path()
+    (tmp_path / "teacher/config.json").write_text("{}")
+    assert len({not_there, empty, first, other, path()}) == 5
+    (tmp_path / "teacher/config.json").unlink()
+    weights.write_bytes(b"first")
+    assert path() == first
 
 
 def test_the_code_version_follows_the_sources(tmp_path):

@@ -56,7 +56,7 @@ def test_kept_features_are_those_of_the_very_view(tiny_teacher, tmp_path, i):
     assert (views.teacher_features[i] - tiny_teacher(photos()).features).abs().max() > 1e-3
 
 
-def test_everything_that_decides_the_features_is_in_the_key(tiny_teacher, tmp_path):
+def test_everything_that_decides_the_features_is_in_the_key(tiny_teacher, tmp_path, monkeypatch):
     def key(images=None, teacher=tiny_teacher, n_views=2, seed=0, dtype="float32"):
         images = photos() if images is None else images
         made = view_key(images, teacher, n_views=n_views, generator=seeded(seed), dtype=dtype)
@@ -75,6 +75,8 @@ def test_everything_that_decides_the_features_is_in_the_key(tiny_teacher, tmp_pa
         key(n_views=3), key(seed=1), key(dtype="float16"),
     }  # fmt: skip
     assert len(keys) == 7 and key() in keys
+    monkeypatch.setattr(teacher_cache, "code_version", lambda: "another")
+    assert key() not in keys
 
 
 def flip_a_bit(path):

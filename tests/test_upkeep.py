@@ -160,6 +160,24 @@ def test_marks_are_filled_on_whichever_page_they_stand_and_their_lack_is_named()
         readme.fill(pages | {"two": pages["one"]}, {"x": "new"})
 
 
+def test_the_command_fills_both_pages_or_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert readme.main([]) == 2 and "README.md" in capsys.readouterr().err
+    shutil.copytree(ROOT / "figures", "figures", ignore=shutil.ignore_patterns("*.png"))
+    shutil.copy(ROOT / "README.md", ".")
+    for page in readme.PAGES:
+        Path(page).write_text(Path(page).read_text().replace("| ce | 98.0", "| ce | 12.3"))
+    assert Path("README.md").read_text() != pages()["README.md"]
+    with pytest.raises(SystemExit):
+        readme.main(["--help"])
+    assert Path("README.md").read_text() != pages()["README.md"]
+    assert readme.main([]) == 0
+    assert {page: Path(page).read_text() for page in readme.PAGES} == pages()
+    Path("figures/study.json").write_text("{}")
+    capsys.readouterr()
+    assert readme.main([]) == 2 and "lacks 'markdown'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
 def test_every_fault_of_the_mutations_can_still_be_made(fault):
     assert (ROOT / "oal_lite" / fault.file).read_text().count(fault.old) == 1

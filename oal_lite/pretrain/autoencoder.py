@@ -79,6 +79,7 @@ def train_vae(
         if loop.due(step, settings.vae_steps):
             squared_error = pixels.item()
             keeper.save({"steps": step + 1, "squared error": squared_error})
+    loop.need_finite(vae)
     vae.eval().requires_grad_(False)
     some = data.images[::20].to(device).split(250)
     means = torch.cat([vae.encode(to_float(x)).latent_dist.mean for x in some])

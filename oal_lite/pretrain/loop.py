@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from oal_lite.pretrain.settings import PretrainSettings, Source
 
@@ -32,6 +33,18 @@ def half(device: str) -> torch.autocast:
     """A context of bfloat16 arithmetic on a GPU; on a CPU it changes nothing."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+
+def need_finite(model: nn.Module) -> None:
+    """Refuse to save a model that is none.
+
+    Raises:
+        FloatingPointError: if a weight is NaN or infinite.
+    """
+    if not all(x.isfinite().all() for x in model.state_dict().values()):
+        raise FloatingPointError(
+            f"weights of {type(model).__name__} are NaN or infinite; lower its learning rate"
+        )
 
 
 def unfinished(out: Path, part: str) -> Path:

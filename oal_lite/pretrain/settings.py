@@ -1,5 +1,6 @@
 """How the small models are trained, and on what."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,24 @@ class PretrainSettings:
     noise_shift: float = 0.4  # t / T = sigmoid(N(0, 1) - this): half of the draws lie below 0.4
     p_image_feature: float = 0.5  # how often the word is replaced by the image's own feature
     p_no_prompt: float = 0.1  # for classifier-free guidance
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with.
+
+        Raises:
+            ValueError: with the name of the setting, its value and what is expected.
+        """
+        for name, value in vars(self).items():
+            if name == "teacher" and value not in ("cvt", "resnet"):
+                raise ValueError(f"teacher={value!r}; expected 'cvt' or 'resnet'")
+            if name == "n_images" and value < 10:
+                raise ValueError(f"n_images={value}; expected at least 10, one of each class")
+            if name.startswith("p_") and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}; expected a probability, 0 to 1")
+            if name.endswith(("size", "width", "steps")) and value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1")
+            if name.endswith(("lr", "scale")) and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}; expected a finite number above 0")
 
 
 SETTINGS = {

@@ -64,6 +64,7 @@ def train_teacher(
             bar.set_postfix(loss=f"{loss.item():.3f}")
         if loop.due(step, settings.teacher_steps):
             keeper.save({"steps": step + 1})
+    loop.need_finite(model)
     write_folder(out / "teacher", model.eval().save_pretrained)
     val = source.val
     accuracy = (Teacher(model)(val.images).logits.argmax(1) == val.labels).float().mean().item()

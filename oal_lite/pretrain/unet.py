@@ -135,6 +135,7 @@ def train_unet(
         schedule.step()
         average.update_parameters(both)
         if (step + 1) % 1000 == 0 or step + 1 == settings.unet_steps:
+            loop.need_finite(average.module)
             _save_half(pipeline, average.module, out / "pipeline")
         now = loss.detach()
         running = now if running is None else 0.99 * running + 0.01 * now
