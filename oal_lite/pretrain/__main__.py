@@ -13,7 +13,7 @@ from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, sourc
 GROUPS = {"diffusion": DIFFUSION, "all": tuple(PARTS)}
 
 
-def _setting(assignment: str) -> tuple[str, int | float]:
+def _setting(assignment: str) -> tuple[str, int | float | str]:
     """Read NAME=VALUE, the value as the type of that field of `PretrainSettings`.
 
     Raises:
