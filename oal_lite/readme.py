@@ -28,7 +28,8 @@ def tables(figures: Path) -> dict[str, str]:
     study = json.loads((figures / "study.json").read_text())
     speed = json.loads((figures / "performance.json").read_text())
     on_gpu = figures / "performance-cuda.json"
-    real = [path for name in REAL if (path := figures / f"{name}.json").exists()]
+    paths = (figures / f"{name}.json" for name in REAL)
+    real = [json.loads(path.read_text()) for path in paths if path.exists()]
     arms, caption, *paired = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
@@ -43,8 +44,8 @@ def tables(figures: Path) -> dict[str, str]:
         "scores": _scores(study),
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
-        "real": _levels(json.loads(real[0].read_text())) if real else NO_REAL,
-        "all real": "\n\n".join(_real(json.loads(path.read_text())) for path in real) or NO_REAL,
+        "real": _levels(real[0]) if real else NO_REAL,
+        "all real": "\n\n".join(map(_real, real)) or NO_REAL,
         "speed": _ratios(speed) + "\n\n" + _measured(speed),
         "limits": _limits(speed) + "\n\n" + _measured(speed),
         "on a GPU": _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else NO_GPU,

@@ -13,6 +13,7 @@ from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import mean_interval
+from oal_lite.recipes import Arm
 from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
@@ -325,10 +326,11 @@ def write(
     figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
     written.append(plots.save(figure, out / "results_table.png"))
 
-    seen = {r.record["recipe"]["outliers"] for r in results} - {None}
-    if seen:  # else no diffusion model was needed
-        made = [s for s in ("farthest", "as_released", "random") if s in seen] or ["farthest"]
-        written.append(plots.save(outlier_sheet(materials, made[0]), out / "outliers.png"))
+    arms = (Arm("", outliers=r.record["recipe"]["outliers"]) for r in results)
+    made = {arm.synthesised for arm in arms} - {None}
+    if made:  # else no diffusion model was needed
+        shown = "farthest" if "farthest" in made else min(made)
+        written.append(plots.save(outlier_sheet(materials, shown), out / "outliers.png"))
     plt.close("all")
     return written
 

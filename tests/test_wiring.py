@@ -23,7 +23,7 @@ class Reached(Exception):
 
 
 def spy_on(monkeypatch, module, name, *, stop=False):
-    """The arguments of every call of a function, by name; the first call is the last if `stop`."""
+    """The arguments of every call of a function; if `stop`, a call raises `Reached` instead."""
     calls, real = [], getattr(module, name)
 
     def spy(*args, **how):
