@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     say("figures")
     materials = Materials(preset, 0, device=device, runs=arguments.runs, progress=say)
-    written = report.write(results, materials, arguments.out, device=device)
+    written = report.write(results, materials, arguments.out)
     sys.stdout.write(f"\n{report.markdown(results)}\n\n")
     for path in written:
         say(f"wrote {path}")

@@ -89,6 +89,14 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("kd", "train.epochs", 8),
         ),
     ),
+    "knows": Ablation(
+        "what does the teacher know best: its distance, or its own energy?",
+        ("oal", "kd-distance-twice", "kd"),
+        (
+            *_each("oal", "arm.distance", "energy"),
+            *_each("kd-distance-twice", "arm.distance", "energy"),
+        ),
+    ),
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),
         (

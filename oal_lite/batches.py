@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
+from oal_lite.arguments import need_whole
+
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -25,8 +27,12 @@ def in_batches(
         bar: what a progress bar is called; none if None.
 
     Raises:
+        ValueError: for a negative n, or a batch size below one.
         RuntimeError: torch's own, where memory does not suffice for one thing alone.
     """
+    need_whole(n=n, batch_size=batch_size)
+    if n < 0 or batch_size < 1:
+        raise ValueError(f"n={n}, batch_size={batch_size}; expected at least 0 and 1")
     results, done = [], 0
     with tqdm(total=n, desc=bar, leave=False, disable=bar is None) as shown:
         while done < n:

@@ -214,7 +214,14 @@ def load_shapes(
 
 
 def far_sets(n: int, seed: int) -> dict[str, ImageSet]:
-    """Digits, photographs, stripes and noise, n images of 32 px each."""
+    """Digits, photographs, stripes and noise, n images of 32 px each.
+
+    Raises:
+        ValueError: if n is below one.
+    """
+    need_whole(n=n, seed=seed)
+    if n < 1:
+        raise ValueError(f"n={n}; expected at least one image of each set")
     sets = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
     return {k: ImageSet.ood(draw(n, generator_for(seed, k))) for k, draw in sets.items()}
 

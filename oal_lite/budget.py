@@ -14,7 +14,7 @@ from oal_lite import openood, weights
 from oal_lite.arguments import need_whole
 from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset
-from oal_lite.recipes import Arm, get_arm
+from oal_lite.recipes import Arm, get_arm, needed_models
 from oal_lite.students import ResNet18
 
 PETA = 1e15
@@ -81,10 +81,12 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
         teacher = 0.0
     if not _paper_size(preset.pipeline):
         unet = encoder = decoder = 0.0
+    views = n_train * s.n_views * teacher
+    id_features = preset.n_per_class * layout.n_classes * teacher
     stages = {
-        "teacher on all views": n_train * s.n_views * teacher,
-        "teacher's answers": _asked(recipes) * n_train * s.n_views * teacher,
-        "teacher on ID features": preset.n_per_class * layout.n_classes * teacher,
+        "teacher on all views": any(r.asks_teacher for r in recipes) * views,
+        "teacher's answers": _asked(recipes) * views,
+        "teacher on ID features": bool(selections) * id_features,
         "diffusion latents": len(selections) * d.n_latents * d.steps * guided * unet,
         "decoding": len(selections) * d.n_latents * decoder,
         "student, common start": s.start_epochs * n_train * both,
@@ -99,8 +101,9 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
 def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     """Bytes that a run on one of OpenOOD's data sets leaves in the folder of runs, roughly.
 
-    Counted are what the teacher says of the views and of an arm's further images, and the ID images
-    as latents and decoded again; the latter two once for all seeds.
+    Counted are what the teacher says of the views and of an arm's further images, the k-NN outliers
+    with their latents, and the ID images as latents and decoded again; the latter two once for all
+    seeds.
 
     Raises:
         ValueError: for no arm or an unknown one, or no seed.
@@ -109,9 +112,14 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     recipes, layout = [get_arm(a) for a in arms], openood.LAYOUTS[preset.benchmark]
     features = preset.train.n_views * (768 + layout.n_classes) * 4  # of ViT-B/16, single precision
     latent = 4 * (64 if _paper_size(preset.pipeline) else 8) ** 2 * 4
-    an_image = latent * any(r.encodes for r in recipes)
-    an_image += 3 * layout.crop**2 * any(r.decodes for r in recipes)
-    return float(_n_train(preset) * (seeds * (1 + _asked(recipes)) * features + an_image))
+    picture = 3 * layout.crop**2
+    an_image = latent * any(r.encodes for r in recipes) + picture * any(r.decodes for r in recipes)
+    looks = any(r.asks_teacher for r in recipes) + _asked(recipes)
+    knn = preset.knn
+    vectors = layout.n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
+    outliers = vectors + preset.diffusion.n_latents * (latent + picture)
+    outliers *= len({r.synthesised for r in recipes if r.outliers})
+    return float(_n_train(preset) * (seeds * looks * features + an_image) + seeds * outliers)
 
 
 def _n_train(preset: Preset) -> int:
@@ -139,7 +147,7 @@ def describe(
     """
     _check(preset, arms, seeds)
     lines = [f"Dry run: preset {preset.name}, arms {', '.join(arms)}, {seeds} seed(s)."]
-    models, gigabytes = _models(preset)
+    models, gigabytes = _models(preset, needed_models(arms))
     lines += _data(preset, data_root) + models
     runs = "less than 1"
     if preset.benchmark in openood.LAYOUTS:
@@ -195,12 +203,14 @@ def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
     ]
 
 
-def _models(preset: Preset) -> tuple[list[str], float]:
+def _models(preset: Preset, needed: Sequence[str]) -> tuple[list[str], float]:
     """What is said of the models, and how many gigabytes have to be downloaded."""
     lines, gigabytes = [], 0.0
     for part in ("teacher", "pipeline"):
         name = getattr(preset, part)
-        if name == TINY:
+        if part not in needed:
+            lines.append(f"{part.capitalize()}: these arms need none.")
+        elif name == TINY:
             lines.append(f"{part.capitalize()}: random weights, made on the fly.")
         elif Path(name).is_dir():
             lines.append(f"{part.capitalize()}: a folder on this machine; nothing to download.")

@@ -21,7 +21,8 @@ from oal_lite.arguments import (
     need_tensor,
     need_whole,
 )
-from oal_lite.scores import class_gaussians
+from oal_lite.scores import class_gaussians, energy
+from oal_lite.teacher import TeacherOutputs
 
 
 def logit_kd(
@@ -232,7 +233,7 @@ class TeacherDistance(nn.Module):
     The square root of `scores.mahalanobis`, in single precision.
 
     Args:
-        bank: Teacher features of ID training images, shape (m, t).
+        known: What the teacher says of m ID training images.
         labels: Class of each, shape (m,).
 
     Raises:
@@ -241,16 +242,19 @@ class TeacherDistance(nn.Module):
     Source: Lee et al., NeurIPS 2018, arXiv:1807.03888, section 2.1.
     """
 
-    def __init__(self, bank: Float[Tensor, "m t"], labels: Int[Tensor, " m"]) -> None:
+    def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"]) -> None:
         super().__init__()
+        bank = known.features
         centre = bank.double().mean(dim=0)  # taken off first, for the digits of single precision
         whiten, means = class_gaussians(bank.double() - centre, labels)
         for name, value in {"centre": centre, "whiten": whiten, "means": means}.items():
             self.register_buffer(name, value.float(), persistent=False)
 
-    def forward(self, features: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+    def forward(self, said: TeacherOutputs) -> Float[Tensor, " n"]:
         """Distances, high = OOD."""
-        return torch.cdist((features.float() - self.centre) @ self.whiten, self.means).amin(dim=1)
+        return torch.cdist((said.features.float() - self.centre) @ self.whiten, self.means).amin(
+            dim=1
+        )
 
 
 class TeacherNeighbours(nn.Module):
@@ -261,29 +265,46 @@ class TeacherNeighbours(nn.Module):
     first neighbour, so k should be larger than 1.
 
     Args:
-        bank: Teacher features of ID training images, shape (m, t).
+        known: What the teacher says of m ID training images.
         labels: Not needed; here so that all of `DISTANCES` are made alike.
         k: Which neighbour, from 1 to m; the last one where the bank is smaller.
 
     Source: Sun et al., ICML 2022, arXiv:2204.06507, section 3.
     """
 
-    def __init__(self, bank: Float[Tensor, "m t"], labels: Int[Tensor, " m"], k: int = 50) -> None:
+    def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"], k: int = 50) -> None:
         super().__init__()
+        bank = known.features
         need_whole(k=k)
         if k < 1:
             raise ValueError(f"k={k} must be at least 1: the usual value is 50.")
         self.k = min(k, len(bank))
         self.register_buffer("bank", F.normalize(bank.float(), dim=1), persistent=False)
 
-    def forward(self, features: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+    def forward(self, said: TeacherOutputs) -> Float[Tensor, " n"]:
         """Distances in [0, 2], high = OOD."""
-        cosines = F.normalize(features.float(), dim=1) @ self.bank.T
+        cosines = F.normalize(said.features.float(), dim=1) @ self.bank.T
         kth = cosines.topk(self.k, dim=1).values[:, -1]
         return (2 - 2 * kth).clamp_min(0).sqrt()
 
 
-DISTANCES = {"mahalanobis": TeacherDistance, "knn": TeacherNeighbours}
+class TeacherEnergy(nn.Module):
+    """The teacher's own energy, -log sum_c exp(t_c): no distance, but what its logits know.
+
+    Args:
+        known, labels: Not needed; here so that all of `DISTANCES` are made alike.
+    """
+
+    def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"]) -> None:
+        super().__init__()
+
+    def forward(self, said: TeacherOutputs) -> Float[Tensor, " n"]:
+        """Energies, high = OOD."""
+        return energy(said.logits.float())
+
+
+# By what the student's energy can be told how foreign an image is.
+DISTANCES = {"mahalanobis": TeacherDistance, "knn": TeacherNeighbours, "energy": TeacherEnergy}
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:

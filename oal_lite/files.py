@@ -81,6 +81,12 @@ def sweep_folders(temporary: Iterable[Path]) -> None:
             shutil.rmtree(left, ignore_errors=True)  # another process may be faster
 
 
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, read block by block, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _no_plain_file(path: Path) -> bool:
     """Whether something else stands there; asked once, as another run may delete it meanwhile."""
     try:

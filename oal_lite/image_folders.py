@@ -38,6 +38,8 @@ def from_folders(
         raise ValueError(f"OOD sets are named {names}; each needs its own name, not 'id', no '/'")
     classes, splits = _id_splits(_folder(id_root), shares, seed)
     ood = [{k: _files(_folder(v)) for k, v in group.items()} for group in groups]
+    sets = {"the ID images": [f for files, _ in splits for f in files]}
+    _need_apart(sets | {f"OOD set {k!r}": f for group in ood for k, f in group.items()})
     near_sets, far_sets, validation = (
         {k: images(f, torch.full((len(f),), OOD_LABEL)) for k, f in group.items()} for group in ood
     )
@@ -57,6 +59,19 @@ def _folder(path: str | Path) -> Path:
     if not isinstance(path, str | Path) or not Path(path).is_dir():
         raise ValueError(f"{path} is no folder; expected one that holds images")
     return Path(path)
+
+
+def _need_apart(sets: Mapping[str, list[ImageFile]]) -> None:
+    """Refuse an image that is in two sets: in one of them it is what it is not."""
+    owner: dict[Path, str] = {}
+    for name, files in sets.items():
+        real = {folder: folder.resolve() for folder in {f.path.parent for f in files}}
+        for path in (real[f.path.parent] / f.path.name for f in files):
+            if owner.setdefault(path, name) != name:
+                raise ValueError(
+                    f"{path} belongs to {owner[path]} and to {name}; an image is either ID or of "
+                    "one OOD set: give each a folder of its own"
+                )
 
 
 def _files(folder: Path) -> list[ImageFile]:

@@ -5,7 +5,7 @@ the `crop` x `crop` pixels in its middle, as OpenOOD v1.5 prepares its images.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +29,8 @@ class ImageFile(NamedTuple):
 class LazyImages:
     """n images that are read when they are asked for; what a tensor of them would not fit into.
 
-    It knows just what training and scoring ask of a tensor (n, 3, h, w): its length and shape,
-    `images[index]`, which reads, and `split`, which reads batch by batch.
+    It knows just what training and scoring ask of a tensor (n, 3, h, w): its length and shape, and
+    `images[index]`, which reads.
 
     Args:
         n: how many.
@@ -49,11 +49,6 @@ class LazyImages:
     def __getitem__(self, index: slice | Int[Tensor, " m"]) -> UInt8[Tensor, "m 3 h w"]:
         """Read the images of a slice, of indices or of a mask."""
         return self._read(torch.arange(len(self))[index])
-
-    def split(self, batch_size: int) -> Iterator[UInt8[Tensor, "m 3 h w"]]:
-        """Read all images, `batch_size` at a time."""
-        for index in torch.arange(len(self)).split(batch_size):
-            yield self._read(index)
 
     def subset(self, index: Tensor) -> "LazyImages":
         """Some of the images, still unread."""

@@ -9,6 +9,7 @@ import json
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property, lru_cache
@@ -33,7 +34,7 @@ from oal_lite.students import ResNet18
 from oal_lite.teacher import Teacher
 from oal_lite.terms import CrossEntropy
 from oal_lite.train import fit
-from oal_lite.views import FreshViews, Views, augmented_copies, draw_views
+from oal_lite.views import FreshViews, LazyViews, Views, augmented_copies, draw_views
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,15 @@ class Materials:
                 f"benchmark {self.benchmark.name} has {len(classes)}; give one that is fine-tuned "
                 "on it (--teacher, or python -m oal_lite.pretrain teacher)"
             )
+        theirs, ours = ([_plain(n) for n in names] for names in (teacher.class_names, classes))
+        if theirs != ours and sorted(theirs) == sorted(ours):
+            odd = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+            raise ValueError(
+                f"teacher {self.preset.teacher} has the classes of {self.benchmark.name} in "
+                f"another order: its class {odd} is {theirs[odd]!r}, the benchmark's "
+                f"{ours[odd]!r}; put the rows of its last layer, and id2label of its config, into "
+                "the benchmark's order"
+            )
         return teacher
 
     @cached_property
@@ -146,7 +156,7 @@ class Materials:
     def views(self) -> Views:
         """Augmented training images with the teacher's answers."""
         n, train = self.preset.train.n_views, self.benchmark.train
-        return self._timed(
+        views = self._timed(
             "teacher views", f"teacher: {n} views of {len(train):,} training images",
             lambda: draw_views(
                 self._on_device(train.images), train.labels, self.teacher, n_views=n,
@@ -154,6 +164,15 @@ class Materials:
                 cache=self._folder,
             ),
         )  # fmt: skip
+        right = (views.teacher_logits[0].argmax(1) == train.labels).float().mean().item()
+        if self.preset.teacher != TINY and right < 1.5 / len(self.benchmark.class_names):
+            warnings.warn(
+                f"teacher {self.preset.teacher} names {right:.1%} of the training images right, "
+                "hardly more than a guess: are its classes in the benchmark's order, and its "
+                "images prepared as it knows them?",
+                stacklevel=2,
+            )
+        return views
 
     def _on_device(self, images: Tensor | LazyImages) -> Tensor | LazyImages:
         """Images where they are augmented: on the GPU, if they are in memory at all."""
@@ -162,22 +181,29 @@ class Materials:
     def _start_views(self) -> Views:
         """Views for the start, where the teacher has no say: what it would say is NaN.
 
-        They are those of the arms, perhaps before the teacher has looked, or fresh ones in every
-        epoch (`TrainSettings.fresh_start`).
+        They are those of the arms, or fresh ones in every epoch (`TrainSettings.fresh_start`).
         """
-        train, n = self.benchmark.train, self.preset.train.n_views
+        train = self.benchmark.train
         if self.preset.train.fresh_start and not isinstance(train.images, LazyImages):
             generator = generator_for(self.seed, "start views")
-            images = FreshViews(self._on_device(train.images), generator)
-        elif "views" in vars(self):
+            return self._unasked(FreshViews(self._on_device(train.images), generator))
+        return self.views_for(asks_teacher=False)
+
+    def views_for(self, *, asks_teacher: bool) -> Views:
+        """The same views, whether the teacher has looked at them or need not.
+
+        What it would say is NaN where it has not.
+        """
+        if asks_teacher or "views" in vars(self):
             return self.views
-        else:
-            images = augmented_copies(
-                self._on_device(train.images), n, generator_for(self.seed, "views")
-            )
+        images = self._on_device(self.benchmark.train.images)
+        generator = generator_for(self.seed, "views")
+        return self._unasked(augmented_copies(images, self.preset.train.n_views, generator))
+
+    def _unasked(self, images: Tensor | LazyViews | FreshViews) -> Views:
         unsaid = [torch.full((*images.shape[:2], d), torch.nan)
                   for d in (1, len(self.benchmark.class_names))]  # fmt: skip
-        return Views(images, train.labels, *unsaid)
+        return Views(images, self.benchmark.train.labels, *unsaid)
 
     @property
     def _folder(self) -> Path | None:
@@ -237,9 +263,10 @@ class Materials:
         """
         if self.runs is None:
             return None
-        recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True) if arm else ""
-        digest = f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}" if arm else ""
-        what = f"unfinished-{what}{digest}"
+        what = f"unfinished-{what}"
+        if arm is not None:
+            recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True)
+            what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
         return run_path(self.runs, self.preset, what, self.seed, "safetensors")
 
     def forget_checkpoint(self, what: str, arm: Arm | None = None) -> None:
@@ -451,6 +478,11 @@ class Materials:
         d = vectors.shape[1]
         noise = torch.randn(d, d, generator=generator_for(self.seed, "rotation"))
         return vectors @ torch.linalg.qr(noise).Q
+
+
+def _plain(name: str) -> str:
+    """A class name without what differs between its spellings."""
+    return name.lower().replace("_", " ").strip()
 
 
 def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> Tensor:

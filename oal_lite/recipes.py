@@ -30,7 +30,7 @@ places, where the released code departs from its text (D1 to D3 in the README):
     ==============  ===========================  ==================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,7 @@ from oal_lite.images import LazyImages, check_images
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.students import LatentStem
+from oal_lite.teacher import TeacherOutputs
 from oal_lite.terms import (
     Answers,
     CrossEntropy,
@@ -113,7 +114,8 @@ class Arm:
             halves of ID latents for the latents (see `gaussian_like`, `halves`).
         distil: both distillation terms.
         distance: distillation of a distance of the teacher's into the energy: to the nearest ID
-            images (`"knn"`) or to the means of the classes (`"mahalanobis"`), or None.
+            images (`"knn"`) or to the means of the classes (`"mahalanobis"`), or None. In its
+            place can stand the teacher's own energy (`"energy"`).
         micl: (pairing, fit) of both MICL terms, or None.
         exposure: outlier exposure on what? `"decoded"` outliers; `"matched"`, the same beside ID
             images out of the same decoder; `"real"` images of the validation-OOD classes, whose
@@ -136,6 +138,11 @@ class Arm:
     latent_vector: str = "column_means"
     answers: tuple[str, ...] = ()
     hedge: int = 0
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether it learns anything from the teacher, by its answers or by outliers made of it."""
+        return bool(self.distil or self.distance or self.answers or self.outliers)
 
     @property
     def synthesised(self) -> str | None:
@@ -185,11 +192,23 @@ def get_arm(name: str) -> Arm:
     return ARMS[name]
 
 
+def needed_models(arms: Sequence[str]) -> list[str]:
+    """Which of a preset's models these arms need: `"teacher"`, `"pipeline"`, both or none.
+
+    Raises:
+        ValueError: for an unknown arm.
+    """
+    recipes = [get_arm(name) for name in arms]
+    parts = ["teacher"] * any(r.asks_teacher for r in recipes)
+    return parts + ["pipeline"] * any(r.outliers or r.encodes for r in recipes)
+
+
 def column_means(latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n w"]:
     """The released code's view of a latent: the mean over channels, then over rows.
 
     A 4 x 64 x 64 latent becomes 64 numbers; where things are, and in which channel, is lost.
     """
+    need_floats(latents=latents)
     if latents.ndim != 4:
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected (n, c, h, w)")
     return latents.mean(dim=(1, 2))
@@ -230,10 +249,20 @@ def halves(
     out of images that are read late is read late, too.
 
     Raises:
-        ValueError: if all are of one class.
+        ValueError: if all are of one class, for no n, or labels that are not one for each.
 
     Source: CutMix (Yun et al., ICCV 2019, section 3.1) with a cut through the middle.
     """
+    need_integers(labels=labels)
+    need_whole(n=n)
+    need_generator(generator, or_none=False)
+    if n < 1:
+        raise ValueError(f"n={n}; expected at least 1")
+    if len(x.shape) != 4 or labels.shape != (len(x),) or (len(labels) and labels.min() < 0):
+        raise ValueError(
+            f"images or latents of shape {tuple(x.shape)} and labels of shape "
+            f"{tuple(labels.shape)}; expected (m, c, h, w), and a class of 0 or more for each"
+        )
     if labels.unique().numel() < 2:
         raise ValueError("images of one class have no other half to offer; pass two classes")
     first = torch.randint(len(labels), (n,), generator=generator)
@@ -265,10 +294,11 @@ def build_terms(
     student_dim: int,
     weights: LossWeights,
     settings: TrainSettings,
-    id_features: tuple[Float[Tensor, "n t"], Int[Tensor, " n"]] | None = None,
+    known: tuple[TeacherOutputs, Int[Tensor, " n"]] | None = None,
     autoencoded: Autoencoded | None = None,
     real: UInt8[Tensor, "m 3 h w"] | None = None,
     answers: Views | None = None,
+    device: str | torch.device = "cpu",
 ) -> nn.ModuleList:
     """Put an arm's loss terms together; the loss is the sum of weight times term.
 
@@ -279,22 +309,24 @@ def build_terms(
         student_dim: width of the student's.
         weights: of the terms.
         settings: learning rates, and the student's width.
-        id_features: the teacher's, of ID training images, and their labels; for `arm.distance`.
+        known: what the teacher says of ID training images, and their labels; for `arm.distance`.
         autoencoded: for `arm.exposure` of `"matched"` or `"latent"`.
         real: OOD images for `arm.exposure` of `"real"`.
         answers: images for `arm.answers`, and what the teacher says of them.
+        device: where the distances of these images are computed.
 
     Raises:
         ValueError: if the arm needs something that it does not get, or gets what cannot be: a
             weight below 0, no outliers, NaN, labels of another length.
     """
     _check_arm(arm, weights)
+    need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
     if arm.exposure in ("matched", "latent") and autoencoded is None:
         raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
-    if arm.distance and id_features is None:
-        raise ValueError("the teacher's distance needs its ID features: pass id_features=")
+    if arm.distance and known is None:
+        raise ValueError("the teacher's distance needs what it knows of ID images: pass known=")
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
     if arm.answers and answers is None:
@@ -328,13 +360,13 @@ def build_terms(
         terms.append(LogitKD(weights.kd_logits))
         terms.append(FeatureKD(weights.kd_features, teacher_dim, student_dim, settings.adapter_lr))
     if arm.distance:
-        terms.append(DistanceKD(weights.kd_distance, *id_features, arm.distance))
+        terms.append(DistanceKD(weights.kd_distance, *known, arm.distance))
     if arm.answers:
-        features = answers.teacher_features.flatten(0, 1)
         images, logits = answers.images.flatten(0, 1), answers.teacher_logits.flatten(0, 1)
-        distances = _distances(terms[-1].distance, features) if arm.distance else None
+        said = TeacherOutputs(answers.teacher_features.flatten(0, 1), logits)
+        distances = _distances(terms[-1].distance, said, device) if arm.distance else None
         if arm.hedge:
-            of_id = _distances(terms[-1].distance, id_features[0])
+            of_id = _distances(terms[-1].distance, known[0], device)
             logits = hedged(logits, distances, of_id, arm.hedge)
         terms.append(Answers(weights.answers, images, logits, distances))
     if arm.micl:
@@ -363,6 +395,8 @@ ANSWERS = ("outliers", "halves", "id")
 
 def _check_arm(arm: Arm, weights: LossWeights) -> None:
     """Refuse an arm of parts that are not there, and weights that are none."""
+    if not isinstance(arm, Arm):
+        raise ValueError(f"arm {arm!r}; expected an Arm, as get_arm('oal')")
     if arm.exposure not in EXPOSURES:
         raise ValueError(
             f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
@@ -414,9 +448,16 @@ def _check_labelled(x: Tensor, classes: Tensor, name: str) -> None:
         raise ValueError(f"{name} hold NaN or infinity; find what produced them")
 
 
-def _distances(known: nn.Module, features: Float[Tensor, "m t"]) -> Float[Tensor, " m"]:
-    """The teacher's distances, in parts: m times all that it knows would be too large."""
-    return torch.cat([known(part) for part in features.split(1000)])
+def _distances(
+    measure: nn.Module, said: TeacherOutputs, device: str | torch.device
+) -> Float[Tensor, " m"]:
+    """Measure in parts: m images times all that the teacher knows would be too large.
+
+    The training moves the module to its device anyway.
+    """
+    measure.to(device)
+    parts = zip(said.features.split(1000), said.logits.split(1000), strict=True)
+    return torch.cat([measure(TeacherOutputs(f.to(device), t.to(device))).cpu() for f, t in parts])
 
 
 def _micl(

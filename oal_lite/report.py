@@ -1,9 +1,7 @@
 """Results as a table, a file and figures: what `python -m oal_lite` leaves behind."""
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -166,13 +164,20 @@ def caption(results: Sequence[Run]) -> str:
 
 
 def summary(
-    results: Sequence[Run], *, device: str, baselines: Sequence[str] = (),
+    results: Sequence[Run],
+    *,
+    baselines: Sequence[str] = (),
     columns: Mapping[str, Column] = COLUMNS,
-) -> dict:  # fmt: skip
-    """What `results.json` holds: where it was made, the table's numbers, and every run's record."""
+) -> dict:
+    """What `results.json` holds: where it was made, the table's numbers, and every run's record.
+
+    Machine and day are those of the trainings, the last day of several.
+    """
+    _need_runs(results)
+    made = [r.record["made"] for r in results]
     return {
-        "made": date.today().isoformat(),
-        "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
+        "made": max(m["date"] for m in made),
+        "machine": "; ".join(sorted({m["machine"] for m in made})),
         "convention": CONVENTION,
         "table": values(results, columns),
         "questions": {r.record["arm"]: r.record["recipe"]["question"] for r in results},
@@ -195,20 +200,17 @@ def values(results: Sequence[Run], columns: Mapping[str, Column] = COLUMNS) -> d
     }
 
 
-def section(
-    results: Sequence[Run], *, question: str, baselines: Sequence[str], device: str
-) -> dict:
+def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) -> dict:
     """One part of `study.json`: what `summary` holds, the cost, and differences to every baseline.
 
     Args:
         results: of all arms and seeds of the part.
         question: that it answers, in words.
         baselines: arms to which all others are compared, paired by seed.
-        device: where it was made.
     """
     columns = COLUMNS | OWN_SCORE | ENTROPY
     columns |= {"training seconds": lambda r: r.record["seconds"]["training"]}
-    whole = summary(results, device=device, baselines=baselines, columns=columns)
+    whole = summary(results, baselines=baselines, columns=columns)
     return whole | {
         "question": question,
         "code": sorted({r.record["code"] for r in results}),
@@ -226,7 +228,23 @@ def add_section(path: Path, name: str, content: dict) -> None:
         _add_section(path, name, content)
 
 
-def _add_section(path: Path, name: str, content: dict) -> None:
+def trained(path: Path, name: str) -> set[tuple[str, int]]:
+    """Arm and seed of every run in a section of `study.json`; none where there is no such section.
+
+    Raises:
+        ValueError: for a damaged file.
+    """
+    study = _read_study(path)
+    section = study if name == "arms" else study.get("ablations", {}).get(name, {})
+    try:
+        return {(run["arm"], run["seed"]) for run in section.get("runs", [])}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged (runs of {name!r}: {error}); restore it, or delete it"
+        ) from None
+
+
+def _read_study(path: Path) -> dict:
     try:
         study = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(study, dict):
@@ -235,6 +253,11 @@ def _add_section(path: Path, name: str, content: dict) -> None:
             raise ValueError(f"its ablations are a {type(study['ablations']).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
+    return study
+
+
+def _add_section(path: Path, name: str, content: dict) -> None:
+    study = _read_study(path)
     if name == "arms":
         study = content | {"ablations": study.get("ablations", {})}
     else:
@@ -278,9 +301,7 @@ def _short(record: dict) -> dict:
     }
 
 
-def write(
-    results: Sequence[Run], materials: Materials, out: str | Path, *, device: str
-) -> list[Path]:
+def write(results: Sequence[Run], materials: Materials, out: str | Path) -> list[Path]:
     """Write `results.json` and the figures into `out`; returns the files' paths.
 
     Raises:
@@ -294,7 +315,7 @@ def write(
     _need_runs(results)
     plots.set_theme()
     out, written = Path(out), []
-    record = json.dumps(summary(results, device=device), indent=1)
+    record = json.dumps(summary(results), indent=1)
     write_atomically(out / "results.json", lambda p: p.write_text(record))
     written.append(out / "results.json")
     runs = {arm: members[0] for arm, members in by_arm(results).items()}

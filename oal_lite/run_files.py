@@ -12,9 +12,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from oal_lite import __version__, openood
+from oal_lite.files import sha256_of
 from oal_lite.presets import Preset
 
-RECORD = ("arm", "seed", "preset", "code", "id_accuracy", "metrics")  # what a record must have
+# What a record must have.
+RECORD = ("arm", "seed", "preset", "code", "made", "id_accuracy", "metrics")
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
     "__main__.py", "ablations.py", "budget.py", "claims.py", "command.py", "contrastive_bounds.py",
@@ -60,19 +62,21 @@ def _named(model: str, root: str) -> str:
     folder = Path(model)
     if model.startswith(root) or not folder.is_dir():
         return model.replace(root, "oal_lite")
-    found = (f for f in folder.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
+    return f"{model}@{content_of(folder)}"
+
+
+def content_of(model: Path) -> str:
+    """Hash of a model's files; computed once, as long as their sizes and times are the same."""
+    found = (f for f in model.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
     stats = ((f, f.stat()) for f in sorted(found))
-    return f"{model}@{_content(folder, tuple((f, s.st_size, s.st_mtime_ns) for f, s in stats))}"
+    return _content(model, tuple((f, s.st_size, s.st_mtime_ns) for f, s in stats))
 
 
 @lru_cache
 def _content(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hash of a model's files; computed once, as long as their sizes and times are the same."""
     digest = hashlib.sha256()
     for path, *_ in files:
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(f"{path.relative_to(folder)} {sha256_of(path)}".encode())
     return digest.hexdigest()[:8]
 
 

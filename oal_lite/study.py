@@ -7,8 +7,10 @@ the same code, is not repeated; so an interrupted study goes on where it stopped
 
 import json
 import logging
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -22,9 +24,10 @@ from oal_lite.files import make_folder, read_record, read_tensors, write_record,
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import TINY, Preset
-from oal_lite.recipes import Arm, build_terms, get_arm
+from oal_lite.recipes import Arm, build_terms, get_arm, needed_models
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
+from oal_lite.teacher import TeacherOutputs
 from oal_lite.train import fit, predict
 from oal_lite.workers import Task, one_thread_on_cpu, pretraining, study_tasks, work
 
@@ -99,7 +102,7 @@ def _train_one(
 ) -> tuple[Run, nn.Module]:
     before = dict(materials.seconds)  # what the arms before this one took is not this one's
     preset, seed, benchmark = materials.preset, materials.seed, materials.benchmark
-    views = materials.views
+    views = materials.views_for(asks_teacher=arm.asks_teacher)
     outliers = materials.outliers(arm.outliers) if arm.outliers else None
     autoencoded = real = None
     if arm.exposure in ("matched", "latent"):
@@ -110,13 +113,14 @@ def _train_one(
         real = torch.cat([s.images for s in benchmark.validation_ood.values()])
     student = materials.student()
     student.load_state_dict(materials.start)
+    known = TeacherOutputs(views.teacher_features[0], views.teacher_logits[0])
     with torch.random.fork_rng(devices=[]):  # adapters and q draw their weights there too
         torch.manual_seed(seed)
         terms = build_terms(
             arm, outliers=outliers, teacher_dim=views.teacher_features.shape[-1],
             student_dim=student.feature_dim, weights=preset.weights, settings=preset.train,
-            id_features=(views.teacher_features[0], views.labels), autoencoded=autoencoded,
-            real=real, answers=materials.answers(arm) if arm.answers else None,
+            known=(known, views.labels), autoencoded=autoencoded, real=real,
+            answers=materials.answers(arm) if arm.answers else None, device=materials.device,
         )  # fmt: skip
     materials.progress(f"{arm_name}, seed {seed}: {preset.train.epochs} epochs")
     history = fit(
@@ -128,7 +132,7 @@ def _train_one(
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
         "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": portable(preset),
-        "code": code_version(),
+        "code": code_version(), "made": _made(device or default_device()),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {
             "training": round(history.seconds, 2),
@@ -139,6 +143,14 @@ def _train_one(
     }  # fmt: skip
     # As it will be read from the disk again: no tuples.
     return Run(json.loads(json.dumps(record)), scores), student
+
+
+def _made(device: str) -> dict[str, str]:
+    """When, and on what; seconds, and the last digits, are those of this machine."""
+    kind = torch.device(device).type
+    chip = f" ({torch.cuda.get_device_name(device)})" if kind == "cuda" else ""
+    machine = f"{platform.machine()} {kind}{chip}, torch {torch.__version__}"
+    return {"date": date.today().isoformat(), "machine": machine}
 
 
 # --- arms x seeds -----------------------------------------------------------------------------
@@ -314,8 +326,7 @@ def find_models(
         OSError: for a model that is not there, with the way to get it.
         ValueError: for a damaged one.
     """
-    parts = ["teacher"] + ["pipeline"] * any(get_arm(a).outliers for a in arms)
-    for name in (getattr(preset, part) for part in parts):
+    for name in (getattr(preset, part) for part in needed_models(arms)):
         if name == TINY:
             continue
         if preset.download and not Path(name).is_dir() and weights.in_cache(name) is None:

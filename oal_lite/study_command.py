@@ -2,6 +2,7 @@
 
 Finished runs are read again, so a study that was interrupted goes on where it stopped, and two
 processes with different seeds (`--first`) share the work. A last call with all seeds collects.
+A call with fewer arms or seeds than the file of results holds leaves that file as it is.
 The results of the preset `shapes-long` go into `study.json`, with the ablations of `shapes`, whose
 trainings are shorter; those of another preset go into a file of its name.
 """
@@ -69,6 +70,16 @@ def run(arguments: argparse.Namespace) -> None:
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
     make_folder(path.parent)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
+    kept = set()  # sections that hold more than what is asked for now
+    for name, *_, jobs in sections:
+        asked = {(arm, seed) for arms, _ in jobs for arm in arms for seed in seeds}
+        if lost := report.trained(path, name) - asked:
+            kept.add(name)
+            say(
+                f"{path} holds {len(lost)} trainings of {name!r} that are not asked for now, such "
+                f"as {', seed '.join(map(str, min(lost)))}; it stays as it is. For a file of these "
+                "alone name another folder with --out"
+            )
     how = {"runs": arguments.runs, "device": device, "progress": say}
     every_job = [job for *_, jobs in sections for job in jobs]
     trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
@@ -81,10 +92,11 @@ def run(arguments: argparse.Namespace) -> None:
         results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
         if not is_first():
             continue
-        section = report.section(results, question=question, baselines=baselines, device=device)
-        report.add_section(path, name, section)
+        section = report.section(results, question=question, baselines=baselines)
         sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
-        say(f"wrote {name!r} into {path}")
+        if name not in kept:
+            report.add_section(path, name, section)
+            say(f"wrote {name!r} into {path}")
     if is_first():
         sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
 

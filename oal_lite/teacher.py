@@ -5,6 +5,8 @@ a vision transformer with convolutional token embeddings, trained from scratch o
 load by the same line, and nothing below asks which one it is.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oal_lite import weights
-from oal_lite.arguments import check_device, need_finite, need_floats, need_whole
+from oal_lite.arguments import check_device, need_finite, need_floats, need_number, need_whole
 from oal_lite.batches import in_batches
 from oal_lite.images import LazyImages, check_images
 
@@ -32,6 +34,50 @@ class TeacherOutputs:
     logits: Float[Tensor, "n c"]
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model was shown images in its training, by its `preprocessor_config.json`.
+
+    Attributes:
+        mean, std: of each channel, with pixels in [0, 1]; these ones lead to [-1, 1].
+        side: of the images in pixels, where the model's own config does not say; 0 for any.
+    """
+
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+    side: int = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> "Preprocessing":
+        """What a model's folder says; the usual numbers where it says nothing.
+
+        Raises:
+            ValueError: for a file that is no such description.
+        """
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            return cls()
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            size = said.get("crop_size") or said.get("size") or 0  # a number, or one by name
+            side = max(size.values()) if isinstance(size, dict) else size
+            if said.get("do_normalize", True):
+                mean, std = said.get("image_mean") or cls.mean, said.get("image_std") or cls.std
+            else:  # pixels in [0, 1] as they are
+                mean, std = (0.0,) * 3, (1.0,) * 3
+            need_number(**{f"{name} {i}": x for name, row in (("mean", mean), ("std", std))
+                           for i, x in enumerate(row)})  # fmt: skip
+            need_whole(side=side)
+            if (len(mean), len(std)) != (3, 3) or min(std) <= 0 or side < 0:
+                raise ValueError(f"mean {mean}, std {std}, side {side}")
+        except (AttributeError, OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not say how images are prepared ({error}); expected image_mean and "
+                "image_std of 3 numbers each, as transformers writes them: restore it or delete it"
+            ) from None
+        return cls(tuple(mean), tuple(std), side)
+
+
 class Teacher(nn.Module):
     """A frozen classifier that returns the input of its last linear layer beside its logits.
 
@@ -42,12 +88,13 @@ class Teacher(nn.Module):
     Args:
         model: an `AutoModelForImageClassification` whose `classifier` is, or ends in, a linear
             layer.
+        shown: how it was shown images; the usual numbers if None.
 
     Raises:
         ValueError: if the model has no such `classifier`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, shown: Preprocessing | None = None):
         super().__init__()
         head = getattr(model, "classifier", None)
         if isinstance(head, nn.Sequential) and len(head):  # ResNet's flattens first
@@ -61,6 +108,14 @@ class Teacher(nn.Module):
         # Not as modules: they are the model's, and its state dict shall name them once.
         self._head = (head,)
         self.feature_dim, self.n_classes = head.in_features, head.out_features
+        self._shown = shown or Preprocessing()
+        mean, std = (
+            torch.tensor(x, device=head.weight.device).view(3, 1, 1)
+            for x in (self._shown.mean, self._shown.std)
+        )
+        # From [-1, 1] to what the model knows; with the usual numbers x * 1 + 0, the same bits.
+        self.register_buffer("scale", 0.5 / std)
+        self.register_buffer("shift", (0.5 - mean) / std)
         self._caught: Tensor | None = None
         head.register_forward_pre_hook(self._catch)
 
@@ -95,7 +150,7 @@ class Teacher(nn.Module):
             )
         if torch.device(device).type == "cuda":  # there, convolutions are made for this order
             model.to(memory_format=torch.channels_last)
-        return cls(model.to(device))
+        return cls(model.to(device), Preprocessing.of(folder))
 
     @property
     def head(self) -> nn.Linear:
@@ -106,13 +161,18 @@ class Teacher(nn.Module):
     def image_size(self) -> int:
         """Side of the images that the model was built for; others are resized to it."""
         size = getattr(self.model.config, "image_size", None)
-        return size if isinstance(size, int) else 0
+        return size if isinstance(size, int) else self._shown.side
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the classes, in the order of its logits, as its config names them."""
+        return [str(self.model.config.id2label[i]) for i in range(self.n_classes)]
 
     def prepared(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
-        """Images in [-1, 1] at the size that the model was built for (bilinear, antialiased)."""
-        if not self.image_size or x.shape[-1] == self.image_size:
-            return x
-        return F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+        """Images in [-1, 1], led to the model's size (bilinear, antialiased), mean and spread."""
+        if self.image_size and x.shape[-1] != self.image_size:
+            x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+        return x * self.scale + self.shift
 
     @torch.no_grad()
     def forward(
@@ -134,9 +194,6 @@ class Teacher(nn.Module):
         device, dtype = self.head.weight.device, self.head.weight.dtype
         if batch_size is None:
             batch_size = 250 if device.type == "cpu" else 1000
-        need_whole(batch_size=batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1")
 
         def one_batch(part: slice) -> tuple[Tensor, Tensor]:
             x = self.prepared(to_float(images[part].to(device))).to(dtype)

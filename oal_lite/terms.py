@@ -16,6 +16,7 @@ from oal_lite.distillation import (
 )
 from oal_lite.images import LazyImages
 from oal_lite.mutual_information import ClubNet
+from oal_lite.teacher import TeacherOutputs
 
 
 @dataclass
@@ -103,21 +104,21 @@ class DistanceKD(Term):
 
     Args:
         weight: of the term.
-        id_features: the teacher's features of ID training images, (n, t).
+        known: what the teacher says of n ID training images.
         labels: of the images, (n,).
         kind: of distance, a key of `distillation.DISTANCES`.
     """
 
     def __init__(
-        self, weight: float, id_features: Float[Tensor, "n t"], labels: Int[Tensor, " n"],
-        kind: str = "knn",
+        self, weight: float, known: TeacherOutputs, labels: Int[Tensor, " n"], kind: str = "knn"
     ):  # fmt: skip
         super().__init__("distil distance", weight)
-        self.distance = DISTANCES[kind](id_features, labels)
+        self.distance = DISTANCES[kind](known, labels)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        return distance_kd(step.logits, self.distance(step.teacher_features))
+        said = TeacherOutputs(step.teacher_features, step.teacher_logits)
+        return distance_kd(step.logits, self.distance(said))
 
 
 class Answers(Term):

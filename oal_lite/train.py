@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from oal_lite.arguments import (
     need_tensor,
     need_whole,
 )
+from oal_lite.batches import in_batches
 from oal_lite.checkpoint import Keeper
-from oal_lite.data_parallel import Share
+from oal_lite.data_parallel import Share, launched
 from oal_lite.images import LazyImages, check_images
 from oal_lite.presets import TrainSettings
 from oal_lite.teacher import to_float
 from oal_lite.terms import Step, Term
-from oal_lite.views import FreshViews, Views
+from oal_lite.views import FreshViews, LazyViews, Views
 
 
 @dataclass
@@ -51,13 +52,13 @@ def predict(
         FloatingPointError: if the student answers with NaN or infinity.
     """
     check_images(images)
-    need_whole(batch_size=batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected at least 1")
     training = student.training
     student.eval()
     device = next(student.parameters()).device
-    out = [student(_input(x, device)) for x in images.split(batch_size)]
+    with _full_precision():
+        out = in_batches(
+            lambda part: student(_input(images[part], device)), len(images), batch_size
+        )
     student.train(training)
     logits, features = (torch.cat(x).float().cpu() for x in zip(*out, strict=True))
     if not logits.isfinite().all():
@@ -66,6 +67,17 @@ def predict(
             "again at a lower learning rate"
         )
     return logits, features
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions of a GPU in all digits of float32, where torch's default keeps three of them."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _input(images: Tensor, device: torch.device) -> Tensor:
@@ -102,7 +114,8 @@ def fit(
     Processes that `accelerate launch` has started share the batches out (`data_parallel`).
 
     Args:
-        student: maps images to (logits, features).
+        student: a `students.ResNet18`, or another module that is called as one is, and has its
+            `entry_size`.
         terms: from `recipes.build_terms`.
         views: from `views.draw_views`.
         settings: epochs, batch size, rates.
@@ -150,8 +163,14 @@ def fit(
             f"the student tells {student.head.out_features} classes apart and the teacher "
             f"{classes}; build it for as many"
         )
+    if not callable(getattr(student, "entry_size", None)):
+        raise ValueError(
+            f"student is a {type(student).__name__}; expected students.ResNet18, or a module that "
+            "is called as one is and has its entry_size"
+        )
     if device is not None:
         check_device(device)
+        _choose(torch.device(device))
     cpu = device is not None and torch.device(device).type == "cpu"
     accelerator = _accelerator(_precision(mixed_precision, cpu), cpu)
     share = Share(accelerator.process_index, accelerator.num_processes)
@@ -214,7 +233,7 @@ def fit(
                 maps = {name: m for name, m in asked.items() if m is not None}
                 shown = [share.of(x).to(device) for x in images.values()]
                 said = student(
-                    _input(views.images[share.of(view), share.of(pick)], device),
+                    _input(_share_of_views(views.images, view, pick, share), device),
                     _input(torch.cat(shown), device) if shown else None,
                     torch.cat([share.of(x) for x in maps.values()]) if maps else None,
                     own_batch=settings.own_batch,
@@ -276,6 +295,12 @@ def fit(
     return history
 
 
+def _choose(device: torch.device) -> None:
+    """Make the GPU with this number torch's own choice, since accelerate asks for no number."""
+    if device.type == "cuda" and device.index is not None and launched() == 1:
+        torch.cuda.set_device(device)
+
+
 def _accelerator(precision: str, cpu: bool):  # noqa: ANN202 - accelerate is imported inside
     """An accelerator that forgets the device and precision of the last training in this process.
 
@@ -301,6 +326,15 @@ def _precision(wanted: str, cpu: bool) -> str:
     if cpu or not torch.cuda.is_available():
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _share_of_views(
+    images: Tensor | LazyViews | FreshViews, view: Tensor, pick: Tensor, share: Share
+) -> Tensor:
+    """One process's share of a batch; what is drawn at a look is drawn for the whole batch."""
+    if isinstance(images, FreshViews):
+        return share.of(images[view, pick])
+    return images[share.of(view), share.of(pick)]
 
 
 def _check_settings(s: TrainSettings) -> None:

@@ -5,7 +5,6 @@ cache of huggingface_hub; only `download=True` (`--download`) lets the network b
 read from safetensors, never from pickles, and no code that comes with a model is run.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from oal_lite.files import sha256_of
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is read of a repository; old pickles and other frameworks' weights stay where they are.
@@ -129,7 +130,7 @@ def check_manifest(folder: Path) -> None:
         file = path.parent / name
         if not file.is_file():
             raise ValueError(f"{file} is missing, but listed in {path}; install the package anew")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        if sha256_of(file) != expected:
             raise ValueError(
                 f"{file} is not the file that {path} lists (its sha256 differs: altered, or cut "
                 "short); install the package anew"

@@ -109,7 +109,7 @@ def study_tasks(
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     lowest = min((seed for seed, *_ in trainings), default=0)
     for seed, label, arm in trainings:
-        needs = ["start", "views"]
+        needs = ["start"] + ["views"] * arm.asks_teacher
         needs += [f"outliers-{arm.synthesised}"] if arm.outliers else []
         needs += ["id_latents"] if arm.encodes else []
         needs += ["reconstructions"] if arm.decodes else []

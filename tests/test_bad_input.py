@@ -329,7 +329,7 @@ def tiny_run(tiny_preset, tmp_path, monkeypatch):
     [
         ("json", b"{", "is damaged"),
         ("json", b"[1]", "lacks arm, seed"),
-        ("json", b'{"arm": "ce", "seed": 0}', "lacks preset, code, id_accuracy, metrics"),
+        ("json", b'{"arm": "ce", "seed": 0}', "lacks preset, code, made, id_accuracy, metrics"),
         ("safetensors", b"rubbish that is no safetensors file", "is damaged"),
     ],
 )

@@ -31,11 +31,22 @@ from oal_lite import distillation as distil
 from oal_lite import knn_outliers as knn
 from oal_lite import mutual_information as information
 from oal_lite.arguments import check_device
-from oal_lite.benchmarks import Benchmark, ImageSet, load
+from oal_lite.batches import in_batches
+from oal_lite.benchmarks import Benchmark, ImageSet, far_sets, load
 from oal_lite.images import check_images
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.presets import LossWeights, TrainSettings, get_preset
-from oal_lite.recipes import ARMS, Arm, Autoencoded, Outliers, build_terms, gaussian_like, get_arm
+from oal_lite.recipes import (
+    ARMS,
+    Arm,
+    Autoencoded,
+    Outliers,
+    build_terms,
+    column_means,
+    gaussian_like,
+    get_arm,
+    halves,
+)
 from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.study import Run
@@ -106,6 +117,26 @@ CASES = {
     "logits of numpy": (lambda: scores.energy(X.numpy()), "logits is a ndarray; expected a tensor"),
     "logits in a list": (lambda: scores.msp([[1.0, 2.0]]), "logits is a list; expected a tensor"),
     "no logits": (lambda: scores.entropy(None), "logits is a NoneType"),
+    "no half at all": (lambda: halves(IMAGES, Y, 0, G), "n=0; expected at least 1"),
+    "half a half": (lambda: halves(IMAGES, Y, 1.5, G), "n=1.5; expected a whole number"),
+    "halves of fewer labels": (
+        lambda: halves(IMAGES, Y[:5], 3, G), "labels of shape (5,); expected (m, c",
+    ),
+    "halves of OOD images": (
+        lambda: halves(IMAGES, Y - 1, 3, G), "a class of 0 or more for each",
+    ),
+    "halves by a seed": (lambda: halves(IMAGES, Y, 3, 0), "generator=0; expected torch.G"),
+    "columns of a list": (lambda: column_means([1.0]), "latents is a list; expected a ten"),
+    "terms of a name": (
+        lambda: build_terms(
+            "oal", outliers=None, teacher_dim=4, student_dim=4, weights=LossWeights(),
+            settings=TrainSettings(),
+        ),
+        "arm 'oal'; expected an Arm, as get_arm",
+    ),
+    "no far image": (lambda: far_sets(0, 0), "n=0; expected at least one image"),
+    "batches of nothing": (lambda: in_batches(len, 3, 0), "n=3, batch_size=0; expected at least"),
+    "a batch size in words": (lambda: in_batches(len, 3, "all"), "batch_size='all'; expected a wh"),
     "a temperature of infinity": (lambda: scores.energy(X, INF), "temperature=inf; expected a fin"),
     "a temperature in words": (lambda: scores.energy(X, "1"), "temperature='1'"),
     "a temperature too small": (lambda: scores.energy(X, 1e-40), "beyond the range of torch.float"),
@@ -355,11 +386,11 @@ CASES = {
     # reports
     "a report on nothing": (lambda: report.markdown([]), "there are no results"),
     "a caption of nothing": (lambda: report.caption([]), "there are no results"),
-    "a summary of nothing": (lambda: report.summary([], device="cpu"), "there are no results"),
+    "a summary of nothing": (lambda: report.summary([]), "there are no results"),
     "a section of nothing": (
-        lambda: report.section([], question="?", baselines=[], device="cpu"), "there are no resu",
+        lambda: report.section([], question="?", baselines=[]), "there are no resu",
     ),
-    "files of nothing": (lambda: report.write([], None, "x", device="cpu"), "there are no resu"),
+    "files of nothing": (lambda: report.write([], None, "x"), "there are no resu"),
     "the cost of nothing": (lambda: report.cost([]), "there are no results"),
     "a report on one run": (lambda: report.rows(Run({}, {})), "results are a Run; expected"),
     "a report on records": (lambda: report.rows([{"arm": "ce"}]), "results hold a dict; expected"),

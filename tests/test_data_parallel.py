@@ -17,8 +17,9 @@ from torch.testing import assert_close
 from oal_lite import study, study_command
 from oal_lite.data_parallel import Share, is_first, launched
 from oal_lite.train import fit
+from oal_lite.views import FreshViews
 
-ARMS = ("oal-paper", "oal-latent", "oe-pixels-matched", "oal")
+ARMS = ("ce", "oal-paper", "oal-latent", "oe-pixels-matched", "oal")
 STUDY = ("kd", "oal", "oal-latent")  # in this order: the last asks for what the second has made
 
 
@@ -32,10 +33,16 @@ def without_norms(module):
 
 
 def train(arm):
-    student = without_norms(make_student())
+    """A short training; with "ce" on views that are drawn anew at every look."""
+    student, views = without_norms(make_student()), make_views()
     terms = make_terms(arm, student)
+    if arm == "ce":
+        views = replace(
+            views, images=FreshViews(views.images[0], seeded(3)),
+            teacher_features=views.teacher_features[:1], teacher_logits=views.teacher_logits[:1],
+        )  # fmt: skip
     history = fit(
-        student, terms, make_views(), settings=replace(SETTINGS, epochs=1, batch_size=60, lr=0.01),
+        student, terms, views, settings=replace(SETTINGS, epochs=1, batch_size=60, lr=0.01),
         generator=seeded(0), device="cpu", progress=False,
     )  # fmt: skip
     state = {f"{part}.{k}": v for part, m in (("student", student), ("terms", terms))

@@ -1,5 +1,7 @@
 """Distillation losses against published numbers, SciPy and their own invariances."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from torch.testing import assert_close
 from oal_lite.distillation import (
     FeatureAdapter,
     TeacherDistance,
+    TeacherEnergy,
     TeacherNeighbours,
     distance_kd,
     feature_kd,
@@ -19,6 +22,7 @@ from oal_lite.distillation import (
 )
 from oal_lite.scores import entropy as entropy_score
 from oal_lite.scores import knn, mahalanobis
+from oal_lite.teacher import TeacherOutputs
 
 STUDENT = torch.tensor([[2, 0, -1], [0, 1, 0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3, 0, 0], [0, 2, -1]], dtype=torch.float64)
@@ -147,13 +151,26 @@ def test_the_farther_the_less_sure_and_never_of_another_class(numbers, distances
     assert (p[:, order].diff() >= -1e-6).all()
 
 
+def said(features):
+    """Features of a teacher whose logits are their first three numbers."""
+    return TeacherOutputs(features, features[:, :3])
+
+
+def test_a_teachers_energy_is_that_of_its_logits_alone():
+    outputs = TeacherOutputs(torch.zeros(2, 4), torch.tensor([[0.0, 0.0], [1.0, 3.0]]))
+    found = TeacherEnergy(outputs, torch.arange(2))(outputs)
+    torch.testing.assert_close(found, -torch.tensor([2.0, math.e + math.e**3]).log())
+
+
 def test_teacher_distance_is_the_root_of_the_mahalanobis_score_even_far_from_the_origin():
     g = torch.Generator().manual_seed(0)
     bank, labels = 30 + torch.randn(200, 8, generator=g), torch.arange(200) % 5
     bank[:, 3] *= 1e-2
     queries = bank[:40] + torch.randn(40, 8, generator=g)
     expected = mahalanobis(queries, bank, labels).sqrt()
-    torch.testing.assert_close(TeacherDistance(bank, labels)(queries), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        TeacherDistance(said(bank), labels)(said(queries)), expected, rtol=1e-3, atol=0
+    )
 
 
 def test_teacher_neighbours_are_the_knn_score_of_the_bank():
@@ -161,8 +178,10 @@ def test_teacher_neighbours_are_the_knn_score_of_the_bank():
     bank, labels = torch.randn(200, 8, generator=g), torch.arange(200) % 5
     queries = torch.cat([3 * bank[:5], torch.randn(40, 8, generator=g)])
     for k in (1, 7, 200):
-        found = TeacherNeighbours(bank, labels, k)(queries)
+        found = TeacherNeighbours(said(bank), labels, k)(said(queries))
         torch.testing.assert_close(found, knn(queries, bank, k), rtol=1e-3, atol=1e-3)
-    assert TeacherNeighbours(bank[:30], labels[:30]).k == 30, "a small bank has no 50th neighbour"
+    assert TeacherNeighbours(said(bank[:30]), labels[:30]).k == 30, (
+        "a small bank has no 50th neighbour"
+    )
     with pytest.raises(ValueError, match="k=0 must be at least 1"):
-        TeacherNeighbours(bank, labels, 0)
+        TeacherNeighbours(said(bank), labels, 0)

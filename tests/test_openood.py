@@ -172,7 +172,7 @@ def test_lazy_images_are_those_of_the_tensor(tmp_path):
     assert lazy.shape == whole.shape and len(lazy) == 7
     index = torch.tensor([5, 0, 0])
     assert torch.equal(lazy[index], whole[index]) and torch.equal(lazy[2:5], whole[2:5])
-    assert torch.equal(torch.cat(list(lazy.split(3))), whole)
+    assert torch.equal(torch.cat([lazy[i : i + 3] for i in range(0, len(lazy), 3)]), whole)
     assert torch.equal(subset(lazy, index)[:], whole[index])
     parts = [whole[:2], lazy, whole[4:]]
     row, index = join(parts), torch.tensor([11, 0, 8, 9, 2, 1, 2])
@@ -311,7 +311,8 @@ def test_your_own_folders_become_a_benchmark(tmp_path):
 def test_folders_train_val_test_are_kept_as_they_are(tmp_path):
     for split, n in {"train": 3, "val": 1, "test": 2}.items():
         write_images(tmp_path, [f"{split}/{c}/{i}.png" for c in "ab" for i in range(n)], "id")
-    b = Benchmark.from_folders(tmp_path / "id", near={"x": tmp_path / "id/test/a"})
+    write_images(tmp_path, ["0.png"], "weeds")
+    b = Benchmark.from_folders(tmp_path / "id", near={"x": tmp_path / "weeds"})
     assert [len(s) for s in (b.train, b.val, b.test)] == [6, 2, 4] and not b.far
 
 
@@ -320,6 +321,19 @@ def test_train_and_test_without_val_are_no_two_classes(tmp_path):
                             for i in range(4)], "id")  # fmt: skip
     with pytest.raises(ValueError, match="has train, test and not all of train, val and test"):
         Benchmark.from_folders(tmp_path / "id", near={"x": tmp_path / "id/test/a"})
+
+
+def test_an_image_is_in_one_set_alone(tmp_path):
+    make_flowers(tmp_path)
+    weeds, flowers = tmp_path / "weeds", tmp_path / "flowers"
+    make = Benchmark.from_folders
+    with pytest.raises(ValueError, match="tulip/.* belongs to the ID images and to OOD set 'x'"):
+        make(flowers, near={"x": flowers / "tulip"})
+    with pytest.raises(ValueError, match="belongs to OOD set 'x' and to OOD set 'y'; an image is"):
+        make(flowers, near={"x": weeds}, validation_ood={"y": weeds / "deep"})
+    (tmp_path / "link").symlink_to(weeds)
+    with pytest.raises(ValueError, match="belongs to OOD set 'x' and to OOD set 'y'"):
+        make(flowers, near={"x": weeds}, far={"y": tmp_path / "link"})
 
 
 def test_sixteen_bits_of_grey_become_eight(tmp_path):

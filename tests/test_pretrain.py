@@ -192,6 +192,36 @@ def test_an_interrupted_pretraining_goes_on_bit_equal(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("unfinished*"))
 
 
+def test_a_kept_state_belongs_to_its_images_code_and_teacher(tmp_path, monkeypatch):
+    settings, pixels = PretrainSettings(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    (tmp_path / "config.json").write_text("{}")
+
+    def state(images=pixels):
+        some = ImageSet.ood(images)
+        return loop.belongs_to(settings, Source("x", ("cat",), some, some), tmp_path)
+
+    first = state()
+    assert state() == first == json.loads(json.dumps(first))
+    assert [k for k, v in state(pixels + 1).items() if v != first[k]] == ["images"]
+    (tmp_path / "config.json").write_text("{ }")
+    assert [k for k, v in state().items() if v != first[k]] == ["learns from"]
+    monkeypatch.setattr(loop, "_code", lambda: "another")
+    assert [k for k, v in state().items() if v != first[k]] == ["code", "learns from"]
+
+
+def test_a_teacher_trained_anew_asks_for_another_diffusion_model(made, tmp_path):
+    shutil.copytree(made, tmp_path / "m")
+    preset = replace(
+        get_preset("cifar10-small"), teacher=str(tmp_path / "m/teacher"),
+        pipeline=str(tmp_path / "m/pipeline"),
+    )  # fmt: skip
+    assert missing(preset) == []
+    command("teacher", tmp_path / "m", "--set", "seed=2")
+    assert missing(preset) == ["autoencoder", "unet"], "its words are the old teacher's"
+    (tmp_path / "m/manifest.json").unlink()
+    assert missing(preset) == [], "nothing is noted"
+
+
 def test_models_of_cifar10_are_trained_from_its_images_alone(tmp_path, monkeypatch):
     root = make_root(tmp_path / "data", each=4, ood=("cifar100",))
     monkeypatch.setattr(unet, "recognised", lambda *_: {})

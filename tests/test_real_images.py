@@ -93,6 +93,8 @@ def test_the_message_names_size_and_licence_before_the_download(monkeypatch):
     monkeypatch.setattr(weights, "_fetch", fetch)
     preset = replace(get_preset("cifar10"), download=True)
     find_models(preset, ["ce"], progress=said.append)
+    assert (said, fetched) == ([], []), "plain training asks no model"
+    find_models(preset, ["ce", "kd"], progress=said.append)
     assert said == [
         "downloading nateraw/vit-base-patch16-224-cifar10: 0.34 GB, licence Apache-2.0, trained on "
         "ImageNet-21k, CIFAR-10"
@@ -214,10 +216,22 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
 def test_the_dry_run_says_what_a_run_leaves_on_the_disk():
     preset = get_preset("cifar10")  # 16 views of 50,000 images, 768 features and 10 logits
     views, latents, images = 16 * 50_000 * 778 * 4, 50_000 * 4 * 64 * 64 * 4, 50_000 * 3 * 32 * 32
-    assert budget.disk(preset, ["ce"], 2) == 2 * views
-    assert budget.disk(preset, ["oal-latent"], 1) == views + latents
-    assert budget.disk(preset, ["oal"], 3) == 3 * 2 * views + latents + images
+    # 1,000 vectors of each class; 300 latents of 4 x 64 x 64 and their pictures
+    outliers = 10_000 * 768 * 4 + 300 * (4 * 64 * 64 * 4 + 3 * 32 * 32)
+    assert budget.disk(preset, ["ce"], 2) == 0
+    assert budget.disk(preset, ["ce", "kd"], 2) == 2 * views
+    assert budget.disk(preset, ["oal-latent", "oal-noise"], 1) == views + latents + outliers
+    assert budget.disk(preset, ["oal"], 3) == 3 * (2 * views + outliers) + latents + images
+    more = budget.disk(preset, ["oal-paper", "oal-as-released"], 1)
+    assert more == views + 2 * outliers, "two selections"
     assert "4.6 GB for models, about 9 GB for runs" in budget.describe(preset, ["oal", "ce"])
+
+
+def test_the_dry_run_counts_the_models_that_the_arms_need():
+    said = {arms: budget.describe(get_preset("cifar10"), arms.split(",")) for arms in ("ce", "kd")}
+    assert said["ce"].count("these arms need none") == 2 and "0.0 GB for models" in said["ce"]
+    assert "Pipeline: these arms need none" in said["kd"] and "0.3 GB for models" in said["kd"]
+    assert budget.flop(get_preset("cifar10"), ["ce"], 1)["teacher on all views"] == 0
 
 
 def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(capsys):

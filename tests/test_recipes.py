@@ -25,6 +25,7 @@ from oal_lite.recipes import (
 )
 from oal_lite.scores import knn, mahalanobis
 from oal_lite.students import LatentStem, ResNet18
+from oal_lite.teacher import TeacherOutputs
 from oal_lite.terms import (
     Answers,
     CrossEntropy,
@@ -76,9 +77,10 @@ def make_autoencoded(n=6):
     return Autoencoded(latents, torch.arange(n) % K, places.expand(-1, 3, 8, 8).to(torch.uint8))
 
 
-def make_id_features(n=30):
-    """Teacher features of ID images with their labels."""
-    return torch.randn(n, T, generator=seeded(7)), torch.arange(n) % K
+def make_known(n=30):
+    """What a teacher says of ID images, and their labels."""
+    features = torch.randn(n, T, generator=seeded(7))
+    return TeacherOutputs(features, torch.randn(n, K, generator=seeded(8))), torch.arange(n) % K
 
 
 def make_answers(n=24):
@@ -92,7 +94,7 @@ def terms_of(name, weights=None, outliers=None, answers=None):
     return build_terms(
         ARMS[name] if isinstance(name, str) else name, outliers=outliers or make_outliers(),
         teacher_dim=T, student_dim=D, weights=weights or LossWeights(), settings=TrainSettings(),
-        id_features=make_id_features(), autoencoded=make_autoencoded(),
+        known=make_known(), autoencoded=make_autoencoded(),
         real=torch.full((9, 3, 8, 8), 7, dtype=torch.uint8),
         answers=answers or make_answers(),
     )  # fmt: skip
@@ -196,14 +198,14 @@ def test_an_arm_that_needs_outliers_says_so(name):
     [
         ("oe-pixels-matched", "autoencoded="),
         ("oal-latent", "autoencoded="),
-        ("oal", "id_features="),
+        ("oal", "known="),
         ("oal", "answers="),
         ("oe-real", "real="),
     ],
 )
 def test_an_arm_that_needs_other_data_says_so(name, missing):
     data = {
-        "autoencoded=": make_autoencoded(), "id_features=": make_id_features(),
+        "autoencoded=": make_autoencoded(), "known=": make_known(),
         "answers=": make_answers(),
     }  # fmt: skip
     others = {key.rstrip("="): value for key, value in data.items() if key != missing}
@@ -256,14 +258,21 @@ def test_distillation_terms_are_divergences_from_the_teacher():
     assert set(term.main_parameters()) == set(term.adapter.parameters())
 
 
-@pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
-def test_the_distance_term_is_one_minus_the_correlation_of_energy_and_distance(kind):
-    (features, labels), step = make_id_features(), make_step()
-    term = DistanceKD(4.0, features, labels, kind)
+def distances_of(kind, features, logits):
+    """By the functions of `scores`, of what the teacher says of other images."""
+    known, labels = make_known()
     if kind == "mahalanobis":
-        distances = mahalanobis(step.teacher_features, features, labels).sqrt()
-    else:  # the 50th neighbour, or the last one that there is
-        distances = knn(step.teacher_features, features, min(50, len(features)))
+        return mahalanobis(features, known.features, labels).sqrt()
+    if kind == "knn":  # the 50th neighbour, or the last one that there is
+        return knn(features, known.features, min(50, len(labels)))
+    return -logits.logsumexp(1)
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "knn", "energy"])
+def test_the_distance_term_is_one_minus_the_correlation_of_energy_and_distance(kind):
+    (known, labels), step = make_known(), make_step()
+    term = DistanceKD(4.0, known, labels, kind)
+    distances = distances_of(kind, step.teacher_features, step.teacher_logits)
     energies = -step.logits.logsumexp(1)
     expected = 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
     assert_close(term(step), expected, rtol=1e-4, atol=1e-5)
@@ -276,7 +285,7 @@ def test_the_distance_term_reaches_head_and_trunk():
         student = ResNet18(K, width=2)
     step = make_step()
     step.logits, _ = student(torch.randn(8, 3, 16, 16, generator=seeded(2)))
-    DistanceKD(4.0, *make_id_features())(step).backward()
+    DistanceKD(4.0, *make_known())(step).backward()
     assert all(p.grad.abs().sum() > 0 for p in student.parameters())
 
 
@@ -298,7 +307,7 @@ def test_answers_ask_for_as_many_images_as_the_batch_has_and_for_all_in_the_end(
     assert torch.equal(drawn, term.extra_images(500, seeded()))
 
 
-@pytest.mark.parametrize("distance", [None, "knn", "mahalanobis"])
+@pytest.mark.parametrize("distance", [None, "knn", "mahalanobis", "energy"])
 def test_answers_hold_logits_and_energy_to_what_the_teacher_says_of_the_very_image(distance):
     """Against both losses computed from the images that were drawn, which tell their place."""
     term, made = make_answers_term(distance)
@@ -310,23 +319,21 @@ def test_answers_hold_logits_and_energy_to_what_the_teacher_says_of_the_very_ima
         reduction="batchmean",
     )  # fmt: skip
     if distance is not None:
-        seen, (features, labels) = made.teacher_features[0, place], make_id_features()
-        if distance == "knn":
-            distances = knn(seen, features, len(features))
-        else:
-            distances = mahalanobis(seen, features, labels).sqrt()
+        seen = made.teacher_features[0, place], made.teacher_logits[0, place]
+        distances = distances_of(distance, *seen)
         energies = -logits.logsumexp(1)
         expected += 1 - torch.corrcoef(torch.stack([energies, distances]))[0, 1]
     assert_close(term(step), expected, rtol=1e-4, atol=1e-5)
     assert term.main_parameters() == [] and (term.distances is None) == (distance is None)
 
 
-@pytest.mark.parametrize("distance", ["knn", "mahalanobis"])
+@pytest.mark.parametrize("distance", ["knn", "mahalanobis", "energy"])
 def test_hedged_answers_are_those_of_the_same_images_by_the_arms_own_distance(distance):
     plain, made = make_answers_term(distance)
     term = terms_of(Arm("?", distance=distance, answers=("halves",), hedge=2))[-1]
-    known = DISTANCES[distance](*make_id_features())
-    far = known(made.teacher_features[0])[:, None] > known(make_id_features()[0])
+    measure = DISTANCES[distance](*make_known())
+    said = TeacherOutputs(made.teacher_features[0], made.teacher_logits[0])
+    far = measure(said)[:, None] > measure(make_known()[0])
     h = far.float().mean(1, keepdim=True) ** 2
     expected = (1 - h) * plain.logits.softmax(1) + h / K
     assert_close(term.logits.exp(), expected, rtol=1e-4, atol=1e-5)
@@ -343,7 +350,8 @@ def test_an_answer_is_hedged_by_its_place_among_all_id_images():
     arm = Arm("?", distance="knn", answers=("halves",), hedge=1)
     terms = build_terms(
         arm, outliers=None, teacher_dim=T, student_dim=D, weights=LossWeights(),
-        settings=TrainSettings(), id_features=(features, labels), answers=made,
+        settings=TrainSettings(), answers=made,
+        known=(TeacherOutputs(features, torch.zeros(1001, K)), labels),
     )  # fmt: skip
     p, c = made.teacher_logits[0].softmax(1), K
     h = (terms[-1].logits.exp() - p) / (1 / c - p)  # of p + h (1 / c - p)

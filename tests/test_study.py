@@ -15,12 +15,13 @@ from PIL import Image
 from torch.testing import assert_close
 
 from oal_lite import materials as materials_module
-from oal_lite import report, run_files, study
+from oal_lite import report, run_files, study, study_command
 from oal_lite.diffusion_outliers import encode, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.images import LazyImages, late
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
+from oal_lite.presets import PRESETS
 from oal_lite.recipes import ARMS as ARM_TABLE
 from oal_lite.run_files import run_path, version_of
 from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
@@ -523,7 +524,7 @@ def test_scores_are_pooled_by_group():
 
 def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, tmp_path):
     results = finished[1]
-    written = report.write(results, materials, tmp_path / "out", device="cpu")
+    written = report.write(results, materials, tmp_path / "out")
     assert sorted(p.name for p in written) == [
         "outliers.png", "results.json", "results_table.png", "roc.png", "score_histograms.png",
     ]  # fmt: skip
@@ -540,12 +541,58 @@ def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, t
             assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
 
 
+def test_a_table_is_of_the_machines_and_the_last_day_of_its_trainings():
+    runs = [made_up("kd", 0, 0.9), made_up("ce", 0, 0.9), made_up("ce", 1, 0.9)]
+    for r, day, machine in zip(
+        runs, ("2026-01-02", "2026-03-01", "2026-02-03"), "bab", strict=True
+    ):
+        r.record["made"] = {"date": day, "machine": machine}
+    summary = report.summary(runs)
+    assert (summary["made"], summary["machine"]) == ("2026-03-01", "a; b")
+
+
+def test_a_record_says_where_and_when_it_was_made(finished):
+    made = finished[1][0].record["made"]
+    assert made["date"][:2] == "20" and made["machine"].endswith(f"cpu, torch {torch.__version__}")
+
+
+def test_a_study_of_fewer_trainings_leaves_the_larger_one_in_its_file(
+    tiny_preset, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(PRESETS, "tiny", tiny_preset)
+    monkeypatch.chdir(tmp_path)
+
+    def study_of(*more):
+        assert (
+            study_command.main(["--preset", "tiny", "--workers", "1", "--device", "cpu", *more])
+            == 0
+        )
+        return capsys.readouterr().out
+
+    study_of("--arms", "ce,kd", "--seeds", "2")
+    whole = (tmp_path / "figures/tiny.json").read_bytes()
+    said = study_of("--arms", "ce", "--seeds", "2")
+    assert (
+        "holds 2 trainings of 'arms' that are not asked for now, such as kd, seed 0; it s" in said
+    )
+    assert "wrote" not in said and "| ce |" in said
+    study_of("--arms", "ce,kd", "--seeds", "1")
+    assert (tmp_path / "figures/tiny.json").read_bytes() == whole
+    assert "wrote 'arms'" in study_of("--arms", "ce", "--seeds", "1", "--out", "mine")
+    assert "wrote 'arms'" in study_of("--arms", "ce,kd,oal-paper", "--seeds", "2")
+    assert len(report.trained(tmp_path / "figures/tiny.json", "arms")) == 6
+    assert report.trained(tmp_path / "figures/tiny.json", "hedge") == set()
+    (tmp_path / "odd.json").write_text('{"runs": [1]}')
+    with pytest.raises(ValueError, match="odd.json is damaged .runs of 'arms'"):
+        report.trained(tmp_path / "odd.json", "arms")
+
+
 def test_without_an_arm_that_sees_outliers_no_sheet_of_them_is_drawn(
     finished, tiny_preset, tmp_path
 ):
     """So that `--arms ce,kd` needs no diffusion model."""
     without = Materials(replace(tiny_preset, pipeline=str(tmp_path / "nowhere")), 0)
-    written = report.write(finished[1][::2], without, tmp_path, device="cpu")
+    written = report.write(finished[1][::2], without, tmp_path)
     assert "outliers.png" not in {p.name for p in written} and len(written) == 4
 
 

@@ -1,5 +1,7 @@
 """The teacher: whichever transformer it is, its features are one matrix product from its logits."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,3 +123,56 @@ def test_a_head_that_flattens_first_gives_the_features_behind_its_linear_layer()
     assert not any("_head" in name for name in teacher.state_dict()), "a weight has two names"
     with pytest.raises(ValueError, match="teacher 'vgg'; choose one of cvt, resnet"):
         build_teacher("vgg", ["cat"], 4)
+
+
+# --- how a model was shown images --------------------------------------------------------------
+
+
+def described(folder, **words):
+    """A folder that says how its model was shown images, as transformers writes it."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(words))
+    return folder
+
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def test_a_model_sees_images_with_the_mean_and_spread_of_its_folder(tmp_path, vit_model):
+    vit_model.save_pretrained(tmp_path)
+    teacher = Teacher.from_pretrained(described(tmp_path, **IMAGENET))
+    pixels = photos().double() / 255
+    mean, std = (torch.tensor(x).double().view(3, 1, 1) for x in IMAGENET.values())
+    shown = ((pixels - mean) / std).float()
+    assert_close(teacher(photos()).logits, vit_model(pixel_values=shown).logits)
+    plain = Teacher.from_pretrained(described(tmp_path, do_normalize=False, **IMAGENET))
+    assert_close(plain(photos()).logits, vit_model(pixel_values=pixels.float()).logits)
+    assert torch.equal(Teacher(vit_model).prepared(to_float(photos())), to_float(photos()))
+
+
+def test_a_model_whose_config_names_no_size_gets_that_of_its_folder(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_teacher("resnet", ["cat", "dog"], 4)
+    del model.config.image_size
+    model.save_pretrained(tmp_path)
+    for words, size in (({"size": {"shortest_edge": 48}}, 48), ({"size": 40}, 40), ({}, 0),
+                        ({"size": 64, "crop_size": {"height": 56, "width": 56}}, 56)):  # fmt: skip
+        assert Teacher.from_pretrained(described(tmp_path, **words)).image_size == size
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"image_mean": [0.5]}, {"image_std": [1.0, 0.0, 1.0]}, {"image_mean": ["a", 0, 0]},
+     {"size": -3}, {"size": {}, "crop_size": "large"}, {"image_std": [float("nan"), 1, 1]}],
+)  # fmt: skip
+def test_a_description_that_cannot_be_is_refused(words, tmp_path, vit_model):
+    vit_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="preprocessor_config.json does not say how images are pr"):
+        Teacher.from_pretrained(described(tmp_path, **words))
+    (tmp_path / "preprocessor_config.json").write_text("[")
+    with pytest.raises(ValueError, match="preprocessor_config.json does not say"):
+        Teacher.from_pretrained(tmp_path)
+
+
+def test_a_model_names_its_classes_in_the_order_of_its_logits():
+    assert Teacher(build_teacher("resnet", ["cat", "dog"], 4)).class_names == ["cat", "dog"]

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from oal_lite import train as train_module
 from oal_lite.checkpoint import load as load_checkpoint
 from oal_lite.presets import LossWeights, TrainSettings
 from oal_lite.recipes import ARMS, Autoencoded, Outliers, build_terms
 from oal_lite.students import ResNet18
-from oal_lite.teacher import to_float
+from oal_lite.teacher import TeacherOutputs, to_float
 from oal_lite.terms import CrossEntropy, Term
 from oal_lite.train import fit, predict
 from oal_lite.views import FreshViews, Views, augment, draw_views
@@ -63,7 +64,10 @@ def make_terms(arm, student):
         return build_terms(
             ARMS[arm], outliers=make_outliers(), teacher_dim=6, student_dim=student.feature_dim,
             weights=LossWeights(), settings=SETTINGS, real=random_images(12), answers=make_views(1),
-            id_features=(torch.randn(9, 6, generator=seeded(7)), torch.arange(9) % 3),
+            known=(
+                TeacherOutputs(*torch.randn(9, 9, generator=seeded(7)).split([6, 3], dim=1)),
+                torch.arange(9) % 3,
+            ),
             autoencoded=Autoencoded(
                 torch.randn(9, 4, 8, 8, generator=seeded(6)), torch.arange(9) % 3, random_images(9)
             ),
@@ -440,3 +444,51 @@ def test_fusing_layers_is_for_gpus_and_changes_nothing_on_a_cpu():
     plain, fused = (train(fuse=f)[0] for f in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), fused.parameters(),
                                                  strict=True))  # fmt: skip
+
+
+# --- what a GPU would be told ------------------------------------------------------------------
+
+
+def test_a_gpu_with_a_number_becomes_torchs_own_choice(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cuda:1", "cuda", "cpu"):
+        train_module._choose(torch.device(name))
+    assert chosen == [torch.device("cuda:1")]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the launcher has given each process its own
+    train_module._choose(torch.device("cuda:1"))
+    assert len(chosen) == 1
+
+
+def test_scores_are_taken_with_all_digits_and_training_keeps_its_setting():
+    seen = []
+
+    class Student(ResNet18):
+        def forward(self, *args, **how):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(*args, **how)
+
+    before = torch.backends.cudnn.allow_tf32
+    predict(Student(3, width=2), random_images(4))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32 is before
+
+
+def test_a_batch_too_large_for_memory_is_scored_in_parts(monkeypatch):
+    student, images = make_student(), random_images(10)
+    whole, _ = predict(student, images)
+    forward, sizes = student.forward, []
+
+    def short_of_memory(x, *args, **how):
+        sizes.append(len(x))
+        if len(x) > 5:
+            raise RuntimeError("CUDA out of memory.")
+        return forward(x, *args, **how)
+
+    monkeypatch.setattr(student, "forward", short_of_memory)
+    assert_close(predict(student, images)[0], whole)
+    assert sizes == [10, 5, 5]
+
+
+def test_a_student_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="student is a Linear; expected students.ResNet18, or a"):
+        train(student=torch.nn.Linear(2, 2), terms=torch.nn.ModuleList([CrossEntropy()]))

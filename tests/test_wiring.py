@@ -3,6 +3,7 @@
 A part that is right by itself is of no use to a study that hands it something else.
 """
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ from torch.testing import assert_close
 from oal_lite import materials as materials_module
 from oal_lite import run_files, study
 from oal_lite.materials import Materials
-from oal_lite.presets import LossWeights, TrainSettings
+from oal_lite.presets import SHAPES, LossWeights, TrainSettings
 from oal_lite.recipes import ARMS, Outliers, build_terms
 from oal_lite.scores import energy
+from oal_lite.teacher import Teacher, TeacherOutputs
 from oal_lite.train import predict
 
 
@@ -156,12 +158,13 @@ def test_every_weight_and_rate_of_the_settings_is_that_of_its_term(tiny_preset):
     weights = LossWeights(*(float(2**i) for i in range(len(vars(LossWeights())))))
     settings = TrainSettings(lr=1.0, adapter_lr=2.0, latent_lr=4.0, q_lr=8.0, q_fit_lr=16.0)
     materials = Materials(tiny_preset, 0, bars=False)
-    features = materials.id_features
+    features, labels = materials.id_features
+    known = TeacherOutputs(features, materials.teacher.logits(features)), labels
 
     def terms(arm):
         made = build_terms(
-            ARMS[arm], outliers=materials.outliers("farthest"), teacher_dim=features[0].shape[1],
-            student_dim=8, weights=weights, settings=settings, id_features=features,
+            ARMS[arm], outliers=materials.outliers("farthest"), teacher_dim=features.shape[1],
+            student_dim=8, weights=weights, settings=settings, known=known,
             autoencoded=materials.autoencoded(decoded=True), real=materials.benchmark.val.images,
             answers=materials.answers(ARMS["oal"]),
         )  # fmt: skip
@@ -225,3 +228,49 @@ def test_arms_of_one_seed_with_other_outliers_get_other_answers(tiny_preset):
     one = materials.answers(arm)
     other = materials.answers(replace(arm, outliers="halves"))
     assert not torch.equal(one.images, other.images) and materials.answers(arm) is one
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+def test_an_arm_that_learns_nothing_from_a_teacher_needs_none(tiny_preset, monkeypatch):
+    with_one = Materials(tiny_preset, 0, bars=False)
+    assert with_one.views is with_one.views_for(asks_teacher=False)
+    expected, _ = study.train_one("ce", with_one, device="cpu")
+    without = Materials(replace(tiny_preset, teacher="nowhere", pipeline="nowhere"), 0, bars=False)
+    found, _ = study.train_one("ce", without, device="cpu")
+    for name, scores in expected.scores.items():
+        assert torch.equal(found.scores[name], scores)
+    assert {name for name, arm in ARMS.items() if not arm.asks_teacher} == {"ce"}
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        study.train_one("kd", without, device="cpu")
+
+
+def teacher_of(preset, folder, names):
+    """The preset with a copy of its teacher whose classes are named so."""
+    teacher = Teacher.from_pretrained(preset.teacher)
+    teacher.model.config.id2label = dict(enumerate(names))
+    teacher.model.save_pretrained(folder)
+    return Materials(replace(preset, teacher=str(folder)), 0, bars=False)
+
+
+def test_a_teacher_with_the_classes_in_another_order_is_refused(tiny_preset, tmp_path):
+    names = list(Materials(tiny_preset, 0).benchmark.class_names)
+    swapped = [names[1], names[0], *names[2:]]
+    with pytest.raises(
+        ValueError, match=f"in another order: its class 0 is '{names[1]}', .*'{names[0]}'; put"
+    ):
+        _ = teacher_of(tiny_preset, tmp_path / "a", swapped).teacher
+    assert teacher_of(tiny_preset, tmp_path / "b", [n.upper() for n in names]).teacher
+    assert teacher_of(tiny_preset, tmp_path / "c", range(10)).teacher, "numbers say no order"
+
+
+def test_a_teacher_that_does_not_know_the_images_is_named(tiny_preset):
+    materials = Materials(tiny_preset, 0, bars=False)  # its weights are random
+    with pytest.warns(UserWarning, match="right, hardly more than a guess: are its classes in the"):
+        right = materials.views.teacher_logits[0].argmax(1) == materials.benchmark.train.labels
+    assert right.float().mean() < 0.15
+    shipped = replace(tiny_preset, teacher=SHAPES.teacher)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _ = Materials(shipped, 0, bars=False).views

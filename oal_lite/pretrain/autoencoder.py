@@ -50,7 +50,8 @@ def train_vae(
     schedule = loop.cosine(optimizer, settings.vae_steps)
     generator = generator_for(settings.seed, "vae batches")
     parts = {"vae": vae, "optimizer": optimizer, "schedule": schedule, "generator": generator}
-    keeper = Keeper(loop.unfinished(out, "autoencoder"), parts, loop.belongs_to(settings, source))
+    belongs_to = loop.belongs_to(settings, source, out / "teacher")
+    keeper = Keeper(loop.unfinished(out, "autoencoder"), parts, belongs_to)
     saved = keeper.restore() or {"steps": 0, "squared error": None}
     squared_error = saved["squared error"]
     images = data.images.to(device)

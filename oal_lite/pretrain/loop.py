@@ -1,12 +1,16 @@
 """What the three trainings share: a learning rate's course, and how to go on after a stop."""
 
+import hashlib
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from oal_lite.files import sha256_of
 from oal_lite.pretrain.settings import PretrainSettings, Source
+from oal_lite.run_files import code_version, content_of
 
 KEEP_EVERY = 500  # steps after which an unfinished training is kept
 
@@ -52,6 +56,23 @@ def unfinished(out: Path, part: str) -> Path:
     return out / f"unfinished-{part}.safetensors"
 
 
-def belongs_to(settings: PretrainSettings, source: Source) -> dict:
-    """What must be the same for a kept state to be gone on from."""
-    return {**asdict(settings), "source": source.name, "images": len(source.images)}
+def belongs_to(settings: PretrainSettings, source: Source, *models: Path) -> dict:
+    """What must be the same for a kept state to be gone on from.
+
+    Args:
+        settings: of the training.
+        source: of its images.
+        models: folders of those that it learns from.
+    """
+    return {
+        **asdict(settings), "source": source.name, "code": _code(),
+        "images": hashlib.sha256(source.images.images.numpy().data).hexdigest(),
+        "learns from": [content_of(model) for model in models],
+    }  # fmt: skip
+
+
+@cache
+def _code() -> str:
+    """Hash of the package's sources and of these; read once, as in `code_version`."""
+    sums = [sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(" ".join([code_version(), *sums]).encode()).hexdigest()[:8]

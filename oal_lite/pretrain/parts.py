@@ -1,6 +1,5 @@
 """The parts of the small models: trained one after the other, and noted in a manifest."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -8,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from oal_lite.files import make_folder, sweep_folders, write_atomically
+from oal_lite.files import make_folder, sha256_of, sweep_folders, write_atomically
 from oal_lite.presets import Preset
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
 from oal_lite.pretrain.settings import SETTINGS, PretrainSettings, Source, source_for
 from oal_lite.pretrain.teacher import train_teacher
 from oal_lite.pretrain.unet import train_unet
+from oal_lite.run_files import content_of
 
 PARTS = {
     "teacher": train_teacher,
@@ -42,10 +42,11 @@ def write_manifest(
         "command": f"python -m oal_lite.pretrain {part} --preset {preset}",
         "settings": asdict(settings),
         "torch": torch.__version__,
+        "teacher": content_of(folder / "teacher"),
         "measured": {"trained_on": preset, **measured},
     }
     manifest["sha256"] = {
-        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        str(f.relative_to(folder)): sha256_of(f)
         for f in sorted(folder.rglob("*"))
         if f.is_file() and f != path and not _passing(f.relative_to(folder))
     }
@@ -110,7 +111,17 @@ def missing(preset: Preset) -> list[str]:
         return list(PARTS)  # autoencoder and UNet learn from the teacher
     unfinished = any(loop.unfinished(teacher.parent, half).exists() for half in DIFFUSION)
     whole = (pipeline / "model_index.json").exists() and not unfinished
-    return [] if whole else list(DIFFUSION)
+    return [] if whole and _learnt_from(teacher) else list(DIFFUSION)
+
+
+def _learnt_from(teacher: Path) -> bool:
+    """Whether the diffusion model beside this teacher has its class words from it.
+
+    A teacher that was trained anew has others. Where nothing is noted it is taken to be so.
+    """
+    path = teacher.parent / "manifest.json"
+    noted = json.loads(path.read_text()).get("unet", {}).get("teacher") if path.exists() else None
+    return noted in (None, content_of(teacher))
 
 
 def train_missing(preset: Preset, device: str, say: Callable[[str], object]) -> None:

@@ -98,7 +98,8 @@ def train_unet(
     generator = generator_for(settings.seed, "unet batches")
     parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
              "generator": generator}  # fmt: skip
-    keeper = Keeper(loop.unfinished(out, "unet"), parts, loop.belongs_to(settings, source))
+    belongs_to = loop.belongs_to(settings, source, out / "teacher")
+    keeper = Keeper(loop.unfinished(out, "unet"), parts, belongs_to)
     saved = keeper.restore() or {"steps": 0, "loss": None}
     # a tensor, as asking a GPU for a number at each step would stall it
     running = None if saved["loss"] is None else torch.tensor(saved["loss"], device=device)
