@@ -72,12 +72,18 @@ def predict(
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Convolutions of a GPU in all digits of float32, where torch's default keeps three of them."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn = torch.backends.cudnn
+    # From 2.9 on torch has a setting for each operation.
+    new = hasattr(cudnn, "conv")
+    place, name, exact = (cudnn.conv, "fp32_precision", "ieee") if new else (
+        cudnn, "allow_tf32", False
+    )  # fmt: skip
+    before = getattr(place, name)
+    setattr(place, name, exact)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(place, name, before)
 
 
 def _input(images: Tensor, device: torch.device) -> Tensor:
