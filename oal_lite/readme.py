@@ -83,8 +83,9 @@ def _levels(study: Mapping) -> str:
 
 
 def _real(study: Mapping) -> str:
-    """The same and, with two seeds, the differences to the first baseline."""
-    return "\n\n".join([_levels(study), *study["markdown"].split("\n\n")[2:3]])
+    """The same and, with two seeds, the differences to the first baseline; then its ablations."""
+    paired = study["markdown"].split("\n\n")[2:3]
+    return "\n\n".join([_levels(study), *paired, *map(_ablation, study["ablations"].values())])
 
 
 def _ratios(speed: Mapping) -> str:

@@ -72,18 +72,12 @@ def predict(
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Convolutions of a GPU in all digits of float32, where torch's default keeps three of them."""
-    cudnn = torch.backends.cudnn
-    # From 2.9 on torch has a setting for each operation.
-    new = hasattr(cudnn, "conv")
-    place, name, exact = (cudnn.conv, "fp32_precision", "ieee") if new else (
-        cudnn, "allow_tf32", False
-    )  # fmt: skip
-    before = getattr(place, name)
-    setattr(place, name, exact)
+    convolution = torch.backends.cudnn.conv
+    before, convolution.fp32_precision = convolution.fp32_precision, "ieee"
     try:
         yield
     finally:
-        setattr(place, name, before)
+        convolution.fp32_precision = before
 
 
 def _input(images: Tensor, device: torch.device) -> Tensor:

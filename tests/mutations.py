@@ -288,7 +288,7 @@ FAULTS = [
     Fault("images shifted the wrong way", "teacher.py", "(0.5 - mean) / std", "(mean - 0.5) / std", "test_teacher"),
     Fault("an image both ID and OOD", "image_folders.py", "if owner.setdefault(path, name) != name:",
           "if owner.setdefault(path, name) is None:", "test_openood"),
-    Fault("scores in three digits", "train.py", "setattr(place, name, exact)", "pass", "test_train"),
+    Fault("scores in three digits", "train.py", "convolution.fp32_precision, \"ieee\"", "convolution.fp32_precision, \"tf32\"", "test_train"),
     Fault("the first GPU in place of the second", "train.py", "torch.cuda.set_device(device)", "pass", "test_train"),
     Fault("one augmentation for all shares", "train.py", "return share.of(images[view, pick])",
           "return images[share.of(view), share.of(pick)]", "test_data_parallel"),

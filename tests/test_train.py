@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -472,13 +471,6 @@ def test_scores_are_taken_with_all_digits_and_training_keeps_its_setting():
     before = cudnn.conv.fp32_precision
     predict(Student(3, width=2), random_images(4))
     assert seen == ["ieee"] and cudnn.conv.fp32_precision == before
-
-
-def test_torch_before_2_9_is_told_by_its_one_setting(monkeypatch):
-    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=True))
-    with train_module._full_precision():
-        assert torch.backends.cudnn.allow_tf32 is False
-    assert torch.backends.cudnn.allow_tf32 is True
 
 
 def test_a_batch_too_large_for_memory_is_scored_in_parts(monkeypatch):

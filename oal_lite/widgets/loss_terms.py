@@ -94,7 +94,7 @@ def measure_pulls(
                 )
                 rows[term.name] = flat(step.features, mean)
         g = torch.stack([rows[term.name] for term in terms])
-        gram[n] = (g @ g.T).detach().cpu()  # torch 2.4 keeps a graph
+        gram[n] = (g @ g.T).detach().cpu()
     return Pulls(tuple(t.name for t in terms), tuple(t.weight for t in terms), gram)
 
 
