@@ -65,9 +65,9 @@ def energy(logits: Float[Tensor, "n c"], temperature: float = 1.0) -> Float[Tens
     Source: Liu et al., NeurIPS 2020, arXiv:2010.03759.
     """
     _check_matrix(logits, "logits")
-    if not isinstance(temperature, str) and not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0: the usual value is 1.")
     need_number(temperature=temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0: the usual value is 1.")
     scores = -temperature * torch.logsumexp(logits / temperature, dim=1)
     if not scores.isfinite().all():
         raise ValueError(

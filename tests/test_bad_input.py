@@ -77,7 +77,7 @@ CASES = {
     "NaN logits, msp": (lambda: msp(with_nan(MATRIX)), "the first is row 1"),
     "infinite logits": (lambda: max_logit(MATRIX * INF), "NaN or infinity in 12 of 12 rows"),
     "temperature zero": (lambda: energy(MATRIX, 0.0), "temperature=0.0 must be above 0"),
-    "temperature NaN": (lambda: energy(MATRIX, NAN), "temperature=nan must be above 0"),
+    "temperature NaN": (lambda: energy(MATRIX, NAN), "temperature=nan; expected a finite number"),
     "k above the bank": (lambda: knn(MATRIX, MATRIX, 13), "k=13"),
     "k of zero": (lambda: knn(MATRIX, MATRIX, 0), "k=0"),
     "other width of the bank": (lambda: knn(MATRIX, MATRIX[:, :3], 1), "4 columns and the bank 3"),

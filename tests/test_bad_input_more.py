@@ -138,6 +138,7 @@ CASES = {
     "batches of nothing": (lambda: in_batches(len, 3, 0), "n=3, batch_size=0; expected at least"),
     "a batch size in words": (lambda: in_batches(len, 3, "all"), "batch_size='all'; expected a wh"),
     "a temperature of infinity": (lambda: scores.energy(X, INF), "temperature=inf; expected a fin"),
+    "no temperature": (lambda: scores.energy(X, None), "temperature=None; expected a finite"),
     "a temperature in words": (lambda: scores.energy(X, "1"), "temperature='1'"),
     "a temperature too small": (lambda: scores.energy(X, 1e-40), "beyond the range of torch.float"),
     "k of one and a half": (lambda: scores.knn(X, X, 1.5), "k=1.5; expected a whole number"),
