@@ -262,7 +262,7 @@ def test_a_teacher_with_the_classes_in_another_order_is_refused(tiny_preset, tmp
     ):
         _ = teacher_of(tiny_preset, tmp_path / "a", swapped).teacher
     assert teacher_of(tiny_preset, tmp_path / "b", [n.upper() for n in names]).teacher
-    assert teacher_of(tiny_preset, tmp_path / "c", map(str, range(10))).teacher, "numbers say nothing"
+    assert teacher_of(tiny_preset, tmp_path / "c", map(str, range(10))).teacher, "of no order"
 
 
 def test_a_teacher_that_does_not_know_the_images_is_named(tiny_preset):
