@@ -233,7 +233,7 @@ def test_arms_of_one_seed_with_other_outliers_get_other_answers(tiny_preset):
 # --- models ------------------------------------------------------------------------------------
 
 
-def test_an_arm_that_learns_nothing_from_a_teacher_needs_none(tiny_preset, monkeypatch):
+def test_an_arm_that_learns_nothing_from_a_teacher_needs_none(tiny_preset):
     with_one = Materials(tiny_preset, 0, bars=False)
     assert with_one.views is with_one.views_for(asks_teacher=False)
     expected, _ = study.train_one("ce", with_one, device="cpu")

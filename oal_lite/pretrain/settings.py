@@ -9,6 +9,7 @@ import torch
 from oal_lite import presets, shapes
 from oal_lite.benchmarks import ImageSet, generator_for, load
 from oal_lite.presets import get_preset
+from oal_lite.pretrain.models import TEACHERS
 
 ASSETS = presets.ASSETS / "shapes"
 
@@ -47,8 +48,8 @@ class PretrainSettings:
             ValueError: with the name of the setting, its value and what is expected.
         """
         for name, value in vars(self).items():
-            if name == "teacher" and value not in ("cvt", "resnet"):
-                raise ValueError(f"teacher={value!r}; expected 'cvt' or 'resnet'")
+            if name == "teacher" and value not in TEACHERS:
+                raise ValueError(f"teacher={value!r}; expected {' or '.join(map(repr, TEACHERS))}")
             if name == "n_images" and value < 10:
                 raise ValueError(f"n_images={value}; expected at least 10, one of each class")
             if name.startswith("p_") and not 0 <= value <= 1:
