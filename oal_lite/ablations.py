@@ -97,6 +97,10 @@ ABLATIONS: dict[str, Ablation] = {
             *_each("kd-distance-twice", "arm.distance", "energy"),
         ),
     ),
+    "followed": Ablation(
+        "which of the teacher's scores should a student follow? (no outlier, no diffusion model)",
+        ("kd-distance-twice",), _each("kd-distance-twice", "arm.distance", "energy"),
+    ),
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),
         (

@@ -6,8 +6,8 @@ An OOD benchmark is a classification task plus images that belong to none of its
 it. The near and far sets are for the final table.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oal_lite import shapes
 from oal_lite.arguments import need_tensor, need_whole
-from oal_lite.images import LazyImages, check_images
+from oal_lite.images import LazyImages, check_images, subset
 
 OOD_LABEL = -1
 SIZES = ("n_train", "n_val", "n_test", "n_ood")
@@ -108,6 +108,45 @@ class Benchmark:
     def image_size(self) -> int:
         """Side of the images in pixels."""
         return self.train.images.shape[-1]
+
+    def hold_out(self, classes: Sequence[str]) -> "Benchmark":
+        """Take classes out of the ID task: what a choice can be made on where no other OOD is.
+
+        Their training images become the validation-OOD set `"held-out"`. They must be unseen: a
+        teacher has to be trained without them, too. The OOD sets of the whole task are left out, so
+        that no choice can look at them.
+
+        Args:
+            classes: names; none of them leaves the benchmark as it is.
+
+        Raises:
+            ValueError: for a class that is not there or is named twice, or if fewer than two stay.
+        """
+        if not classes:
+            return self
+        names = self.class_names
+        if isinstance(classes, str) or not set(classes) <= set(names):
+            odd = classes if isinstance(classes, str) else min(set(classes) - set(names))
+            raise ValueError(f"held-out class {odd!r} is not one of {', '.join(names)}")
+        if len(set(classes)) < len(classes) or len(names) - len(classes) < 2:
+            raise ValueError(
+                f"held out are {', '.join(classes)} of {len(names)} classes; name each class once, "
+                "and leave at least two"
+            )
+        kept = [c for c, name in enumerate(names) if name not in classes]
+        place = torch.full((len(names),), OOD_LABEL)
+        place[kept] = torch.arange(len(kept))
+
+        def part(images: ImageSet, *, known: bool) -> ImageSet:
+            labels = place[images.labels]
+            pick = ((labels != OOD_LABEL) == known).nonzero()[:, 0]
+            return ImageSet(subset(images.images, pick), labels[pick])
+
+        return replace(
+            self, class_names=tuple(names[c] for c in kept), train=part(self.train, known=True),
+            val=part(self.val, known=True), test=part(self.test, known=True), near={}, far={},
+            validation_ood={"held-out": part(self.train, known=False)}, missing=(),
+        )  # fmt: skip
 
 
 def generator_for(seed: int, *stage: str) -> torch.Generator:

@@ -61,12 +61,17 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
     preset = replace(
         preset, download=arguments.download, **{k: v for k, v in given.items() if v is not None}
     )
-    arms = [a.strip() for a in arguments.arms.split(",") if a.strip()]
+    arms = words(arguments.arms)
     if not arms:
         raise ValueError("--arms names no arm")
     for arm in arms:
         get_arm(arm)
     return preset, arms
+
+
+def words(text: str) -> list[str]:
+    """What a comma-separated argument names."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:

@@ -85,7 +85,7 @@ class Materials:
             lambda: _load_once(
                 p.benchmark, seed=p.data_seed, data_root=p.data_root,
                 embedded_far=p.embedded_far, **p.benchmark_sizes
-            ),
+            ).hold_out(p.held_out),
         )  # fmt: skip
 
     @property

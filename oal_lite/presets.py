@@ -4,12 +4,14 @@ The numbers of the paper's released code stand in the comments where a preset de
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 TINY = "tiny"  # in a model's place: one with random weights, made on the fly (`tiny_models`)
 PROMPT = "A high-quality image of the {}"
+WITHOUT = "-without-"  # in a preset's name, before the classes that are held out
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Preset:
     data_root: str | None = None  # folder in OpenOOD's layout, for real images
     embedded_far: bool = False  # far-OOD of the embedded benchmark where the official is not there
     download: bool = False  # may models be fetched from the hub?
+    held_out: tuple[str, ...] = ()  # ID classes that no model sees: see `Benchmark.hold_out`
     data_seed: int = 0  # the images are the same in every run; the run's seed moves all the rest
     n_per_class: int = 500  # ID features per class that the k-NN step looks at
     knn: KnnSettings = KnnSettings()
@@ -244,6 +247,27 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
             mixed_precision="no",
         ),
     )  # fmt: skip
+
+
+def without(classes: Sequence[str]) -> str:
+    """The end of a name that says which classes are held out: `"-without-cat-dog"`, or nothing."""
+    words = "-".join(name.replace(" ", "_") for name in sorted(classes))
+    return f"{WITHOUT}{words}" if words else ""
+
+
+def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
+    """The same settings with classes held out of the ID task (see `Benchmark.hold_out`).
+
+    The models that are trained here have a folder of their own: they must not see these classes.
+    """
+    if not classes:
+        return preset
+    suffix = without(classes)
+    folder = Path("models") / f"{preset.pretrain}{suffix}"
+    own = {} if preset.pretrain is None else {
+        "teacher": str(folder / "teacher"), "pipeline": str(folder / "pipeline")
+    }  # fmt: skip
+    return replace(preset, name=preset.name + suffix, held_out=tuple(sorted(classes)), **own)
 
 
 def smoke() -> bool:

@@ -15,6 +15,7 @@ from statistics import mean
 
 from oal_lite import claims, command, report
 from oal_lite.files import write_atomically
+from oal_lite.presets import WITHOUT
 
 NONE = "No ablation has been run at full size yet."
 NO_REAL = "Nothing has been run on real images yet."
@@ -72,7 +73,7 @@ def _ablation(section: Mapping) -> str:
     seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
     where = "GPU" if claims.on_gpu(section) else "CPU"
     table = section["markdown"].split("\n\n")[0]
-    preset = section["runs"][0]["preset"]["name"]
+    preset = section["runs"][0]["preset"]["name"].replace(WITHOUT, " without ")
     return f"**{section['question']}** ({seeds} seeds, {where}, preset {preset})\n\n{table}"
 
 

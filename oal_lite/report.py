@@ -11,6 +11,7 @@ from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import mean_interval
+from oal_lite.presets import WITHOUT
 from oal_lite.recipes import Arm
 from oal_lite.study import Run
 
@@ -24,7 +25,13 @@ COLUMNS: dict[str, Column] = {
     "far AUROC": lambda r: r.metric("far", "auroc"),
     "far FPR95": lambda r: r.metric("far", "fpr95"),
 }
-HEADER = ["arm, %", *COLUMNS]
+# Where classes are held out for a choice, there is no other set, and no test-OOD to be looked at.
+VALIDATION: dict[str, Column] = {
+    "ID acc": COLUMNS["ID acc"],
+    "validation AUROC": lambda r: r.metric("validation", "auroc"),
+    "validation FPR95": lambda r: r.metric("validation", "fpr95"),
+    "validation AUROC, entropy": lambda r: r.metric("validation", "auroc", "entropy"),
+}
 
 
 def own_score(run: Run) -> str | None:
@@ -95,10 +102,27 @@ def cell(values: Sequence[float | None]) -> str:
     return f"{100 * mean:.1f} ± {100 * (mean - low):.1f}"
 
 
+def columns_of(results: Sequence[Run]) -> dict[str, Column]:
+    """The columns of a table of these runs: `COLUMNS`, or `VALIDATION` where classes are held out.
+
+    Raises:
+        ValueError: for what are no runs.
+    """
+    _need_runs(results, least=0)
+    held_out = [bool(r.record["preset"].get("held_out")) for r in results]
+    return VALIDATION if held_out and all(held_out) else COLUMNS
+
+
+def header(results: Sequence[Run]) -> list[str]:
+    """The first row of that table."""
+    return ["arm, %", *columns_of(results)]
+
+
 def rows(results: Sequence[Run]) -> list[list[str]]:
-    """One row per arm: its name and the cells of `COLUMNS`."""
+    """One row per arm: its name and the cells of `columns_of`."""
+    columns = columns_of(results).values()
     return [
-        [arm, *(cell([column(r) for r in runs]) for column in COLUMNS.values())]
+        [arm, *(cell([column(r) for r in runs]) for column in columns)]
         for arm, runs in by_arm(results).items()
     ]
 
@@ -109,9 +133,10 @@ def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
     A cell holds the mean difference, its 95 % interval and the p-value of a paired t-test (see
     `metrics.paired_test`). Only seeds that both arms have count; with fewer than two, no row.
     """
-    table, lines = values(results), []
+    columns = columns_of(results)
+    table, lines = values(results, columns), []
     for arm in table:
-        tests = [differences(table, arm, baseline, column) for column in COLUMNS]
+        tests = [differences(table, arm, baseline, column) for column in columns]
         if arm != baseline and any(tests):
             cells = [in_points(t) + (f" p={t.p_value:.2g}" if t else "") for t in tests]
             lines.append([f"{arm} − {baseline}", *cells])
@@ -140,10 +165,11 @@ def markdown(results: Sequence[Run], baselines: Sequence[str] = ()) -> str:
     From two seeds on, one more for each baseline holds the paired differences to it; without
     baselines, that to `kd`, or to `ce` where there is no `kd`.
     """
-    parts = [markdown_table(HEADER, *rows(results)), caption(results)]
+    first, *names = header(results)
+    parts = [markdown_table([first, *names], *rows(results)), caption(results)]
     for baseline in baselines or ["kd" if "kd" in by_arm(results) else "ce"]:
         if paired := paired_rows(results, baseline):
-            parts.append(markdown_table(["paired by seed, points", *COLUMNS], *paired))
+            parts.append(markdown_table(["paired by seed, points", *names], *paired))
     return "\n\n".join(parts)
 
 
@@ -156,8 +182,12 @@ def caption(results: Sequence[Run]) -> str:
     _need_runs(results)
     seeds = sorted({r.record["seed"] for r in results})
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
-    preset = results[0].record["preset"]["name"]
+    preset = results[0].record["preset"]["name"].split(WITHOUT)[0]
     text = f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
+    held_out = {r.record["seed"]: r.record["preset"].get("held_out") for r in results}
+    if any(held_out.values()):
+        turns = (f"{' and '.join(classes)} (seed {s})" for s, classes in sorted(held_out.items()))
+        text += f" Held out of all trainings, and validation-OOD: {', '.join(turns)}."
     if missing := sorted({name for r in results for name in r.record.get("missing", [])}):
         text += f" Not at hand, and left out of the averages: {', '.join(missing)}."
     return text
@@ -208,8 +238,10 @@ def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) 
         question: that it answers, in words.
         baselines: arms to which all others are compared, paired by seed.
     """
-    columns = COLUMNS | OWN_SCORE | ENTROPY
-    columns |= {"training seconds": lambda r: r.record["seconds"]["training"]}
+    columns = columns_of(results)
+    columns = (columns if columns is VALIDATION else columns | OWN_SCORE | ENTROPY) | {
+        "training seconds": lambda r: r.record["seconds"]["training"]
+    }
     whole = summary(results, baselines=baselines, columns=columns)
     return whole | {
         "question": question,
@@ -343,7 +375,7 @@ def write(results: Sequence[Run], materials: Materials, out: str | Path) -> list
     written.append(plots.save(figure, out / "roc.png"))
 
     figure, ax = plt.subplots(figsize=(10, 0.6 + 0.42 * len(runs)), layout="constrained")
-    plots.table(HEADER, rows(results), ax=ax)
+    plots.table(header(results), rows(results), ax=ax)
     figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
     written.append(plots.save(figure, out / "results_table.png"))
 

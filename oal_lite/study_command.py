@@ -9,8 +9,10 @@ trainings are shorter; those of another preset go into a file of its name.
 
 import argparse
 import sys
+from functools import partial
 
 from oal_lite import command
+from oal_lite.presets import Preset
 
 PRESET = "shapes-long"
 DEFAULT_ARMS = (
@@ -28,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--ablation", default=None,
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",
+    )  # fmt: skip
+    p.add_argument(
+        "--hold-out", default="", metavar="CLASS,CLASS;...",
+        help="classes that no model sees and that become validation-OOD, in place of all OOD sets; "
+        "groups of them take turns, the seed modulo their number says whose it is",
     )  # fmt: skip
     p.add_argument("--first", type=int, default=0, help="the first of the seeds (default: 0)")
     return p
@@ -61,18 +68,21 @@ def run(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{name:14} {ablation.question}\n")
         return
     preset, arms = command.read(arguments)
-    sections = _sections(arguments, preset, arms)
+    turns, sections = _turns(arguments, preset), _sections(arguments, arms)
     device = arguments.device or study.default_device()
     check_device(device)
-    pretrain = command.pretrains(arguments, preset)
-    if not pretrain:
-        study.find_models(preset, arms, progress=say)
+    pretrain = [command.pretrains(arguments, turn) for turn, _ in turns]
+    for (turn, _), trains in zip(turns, pretrain, strict=True):
+        if not trains:
+            study.find_models(turn, arms, progress=say)
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
     make_folder(path.parent)
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
     kept = set()  # sections that hold more than what is asked for now
     for name, *_, jobs in sections:
-        asked = {(arm, seed) for arms, _ in jobs for arm in arms for seed in seeds}
+        asked = {
+            (arm, seed) for turn, seeds in turns for some, _ in jobs(turn) for arm in some
+            for seed in seeds
+        }  # fmt: skip
         if lost := report.trained(path, name) - asked:
             kept.add(name)
             say(
@@ -81,15 +91,19 @@ def run(arguments: argparse.Namespace) -> None:
                 "alone name another folder with --out"
             )
     how = {"runs": arguments.runs, "device": device, "progress": say}
-    every_job = [job for *_, jobs in sections for job in jobs]
-    trainings = arguments.seeds * sum(len(arms) for arms, _ in every_job)
-    workers = arguments.workers or default_workers(device, trainings, WORKERS)
-    if workers > 1:
-        study.side_by_side(every_job, seeds, workers=workers, pretrain=pretrain, **how)
-    elif pretrain:
-        command.pretrain(preset, device, say)
+    for (turn, seeds), trains in zip(turns, pretrain, strict=True):
+        every_job = [job for *_, jobs in sections for job in jobs(turn)]
+        trainings = len(seeds) * sum(len(some) for some, _ in every_job)
+        workers = arguments.workers or default_workers(device, trainings, WORKERS)
+        if workers > 1:
+            study.side_by_side(every_job, seeds, workers=workers, pretrain=trains, **how)
+        elif trains:
+            command.pretrain(turn, device, say)
     for name, question, baselines, jobs in sections:
-        results = [run for arms, changed in jobs for run in study.run(changed, arms, seeds, **how)]
+        results = [
+            run for turn, seeds in turns for some, changed in jobs(turn)
+            for run in study.run(changed, some, seeds, **how)
+        ]  # fmt: skip
         if not is_first():
             continue
         section = report.section(results, question=question, baselines=baselines)
@@ -110,13 +124,38 @@ def results_file(preset: str, *, ablation: bool) -> str:
     return "study.json" if shown else f"{preset}.json"
 
 
-def _sections(arguments: argparse.Namespace, preset, arms: list[str]) -> list[tuple]:  # noqa: ANN001
-    """Name, question, baselines and jobs of every section of the study that was asked for."""
+def _turns(arguments: argparse.Namespace, preset: Preset) -> list[tuple[Preset, list[int]]]:
+    """The preset and its seeds; or one without each group of held-out classes, and those of it."""
+    from dataclasses import replace
+
+    from oal_lite.presets import hold_out
+
+    seeds = list(range(arguments.first, arguments.first + arguments.seeds))
+    groups = [g for text in arguments.hold_out.split(";") if (g := command.words(text))]
+    if not groups:
+        return [(preset, seeds)]
+    given = {k: v for k in ("teacher", "pipeline") if (v := getattr(arguments, k)) is not None}
+    turns = [(replace(hold_out(preset, group), **given), []) for group in groups]
+    for seed in seeds:
+        turns[seed % len(turns)][1].append(seed)
+    return [turn for turn in turns if turn[1]]
+
+
+def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
+    """Name, question, baselines and jobs (of a preset) of every section that was asked for.
+
+    What was trained without some classes never takes the place of what has seen them all.
+    """
     from oal_lite import ablations
 
+    held_out = "held out" if arguments.hold_out else ""
     if arguments.ablation is None:
-        return [("arms", "What is each arm worth?", BASELINES, [(arms, preset)])]
+        question = "What is each arm worth?"
+        return [(held_out or "arms", question, BASELINES, lambda preset: [(arms, preset)])]
     names = arguments.ablation.split(",")
     names = list(ablations.ABLATIONS) if names == ["all"] else names
     chosen = [(name, ablations.get_ablation(name)) for name in names]
-    return [(name, a.question, a.arms, ablations.jobs(a, preset)) for name, a in chosen]
+    return [
+        (", ".join(filter(None, [name, held_out])), a.question, a.arms, partial(ablations.jobs, a))
+        for name, a in chosen
+    ]

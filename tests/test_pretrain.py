@@ -268,9 +268,13 @@ def test_what_a_kill_left_in_a_models_folder_is_in_no_manifest_and_swept_when_ol
         os.utime(left, (then, then))
     (tmp_path / "teacher" / "config.json").write_text("{}")
     (tmp_path / "unfinished-unet.safetensors").write_bytes(b"")
-    write_manifest(tmp_path, "teacher", PretrainSettings(), "shapes", {})
-    listed = json.loads((tmp_path / "manifest.json").read_text())["sha256"]
-    assert list(listed) == ["teacher/config.json"]
+    some = ImageSet.ood(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    source = Source("shapes", ("cat",), some, some, ("dog", "horse"))
+    write_manifest(tmp_path, "teacher", PretrainSettings(), source, {})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["sha256"]) == ["teacher/config.json"]
+    command = "python -m oal_lite.pretrain teacher --preset shapes --hold-out dog,horse"
+    assert manifest["teacher"]["command"] == command
     sweep(tmp_path)
     assert [p.name for p in (tmp_path / "teacher").glob(".*")] == [".young.tmp"]
 

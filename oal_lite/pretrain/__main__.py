@@ -7,6 +7,7 @@ from pathlib import Path
 
 from oal_lite import command, pretrain
 from oal_lite.arguments import check_device
+from oal_lite.presets import without
 from oal_lite.pretrain.parts import DIFFUSION, PARTS, train
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
 
@@ -46,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument(
+        "--hold-out", default="", metavar="CLASS,CLASS",
+        help="classes that the models must not see, for a choice on validation-OOD",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change a field of PretrainSettings, for example --set unet_steps=40000",
     )  # fmt: skip
@@ -62,9 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     changes = dict(map(_setting, arguments.set))
     settings = replace(SETTINGS.get(arguments.preset, PretrainSettings()), **changes)
     check_device(arguments.device)
-    source = source_for(arguments.preset, settings, arguments.data_root)
-    shipped = arguments.preset == "shapes"
-    out = arguments.out or (ASSETS if shipped else Path("models") / arguments.preset)
+    held_out = command.words(arguments.hold_out)
+    source = source_for(arguments.preset, settings, arguments.data_root, held_out)
+    shipped = arguments.preset == "shapes" and not held_out
+    out = arguments.out or (
+        ASSETS if shipped else Path("models") / f"{arguments.preset}{without(held_out)}"
+    )
     parts = GROUPS.get(arguments.part, [arguments.part])
     train(parts, settings, out, arguments.device, source, lambda s: sys.stdout.write(s + "\n"))
 

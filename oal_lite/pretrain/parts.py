@@ -33,17 +33,17 @@ def forget_hashes(folder: Path) -> None:
 
 
 def write_manifest(
-    folder: Path, part: str, settings: PretrainSettings, preset: str, measured: dict
+    folder: Path, part: str, settings: PretrainSettings, source: Source, measured: dict
 ) -> None:
     """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
     manifest[part] = {
-        "command": f"python -m oal_lite.pretrain {part} --preset {preset}",
+        "command": _command(part, source),
         "settings": asdict(settings),
         "torch": torch.__version__,
         "teacher": content_of(folder / "teacher"),
-        "measured": {"trained_on": preset, **measured},
+        "measured": {"trained_on": source.name, **measured},
     }
     manifest["sha256"] = {
         str(f.relative_to(folder)): sha256_of(f)
@@ -52,6 +52,11 @@ def write_manifest(
     }
     text = json.dumps(manifest, indent=1)
     write_atomically(path, lambda p: p.write_text(text))
+
+
+def _command(part: str, source: Source) -> str:
+    held_out = f" --hold-out {','.join(source.held_out)}" if source.held_out else ""
+    return f"python -m oal_lite.pretrain {part} --preset {source.name}{held_out}"
 
 
 def _passing(path: Path) -> bool:
@@ -83,7 +88,7 @@ def train(
     for part in parts:
         forget_hashes(out)
         measured = PARTS[part](settings, out, device, source)
-        write_manifest(out, part, settings, source.name, measured)
+        write_manifest(out, part, settings, source, measured)
         say(json.dumps({part: measured}, indent=1))
     # Not before: an interrupted unet shall not train the autoencoder again. After it all is done.
     for part in PARTS if "unet" in parts else parts:
@@ -132,5 +137,5 @@ def train_missing(preset: Preset, device: str, say: Callable[[str], object]) -> 
     """
     if parts := missing(preset):
         settings = SETTINGS[preset.pretrain]
-        source = source_for(preset.pretrain, settings, preset.data_root)
+        source = source_for(preset.pretrain, settings, preset.data_root, preset.held_out)
         train(parts, settings, Path(preset.teacher).parent, device, source, say)

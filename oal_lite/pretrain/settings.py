@@ -1,7 +1,8 @@
 """How the small models are trained, and on what."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -79,31 +80,43 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What the models learn from: class names, one word each, training images, ID validation."""
+    """What the models learn from.
+
+    Attributes:
+        name: of the preset.
+        class_names: one word each.
+        images: to train on.
+        val: ID validation images.
+        held_out: classes of the preset whose images are not among these.
+    """
 
     name: str
     class_names: tuple[str, ...]
     images: ImageSet
     val: ImageSet
+    held_out: tuple[str, ...] = ()
 
 
 def source_for(
-    name: str, settings: PretrainSettings, data_root: str | Path | None = None
-) -> Source:
+    name: str, settings: PretrainSettings, data_root: str | Path | None = None,
+    held_out: Sequence[str] = (),
+) -> Source:  # fmt: skip
     """The training images of a preset: rendered shapes, or ID images of OpenOOD's layout.
 
     Raises:
-        ValueError: if the preset has no settings here, or as `benchmarks.load`.
+        ValueError: if the preset has no settings here, or as `benchmarks.load` and
+            `Benchmark.hold_out`.
     """
     if name not in SETTINGS:
         raise ValueError(f"no pretraining for preset {name!r}; choose one of {', '.join(SETTINGS)}")
     if name == "shapes":
-        val = load("shapes", n_ood=1).val
-        return Source(name, shapes.ID_SHAPES, pretraining_images(settings), val)
-    # No OOD image is so much as read: one of each set is the least that the reader knows.
-    sizes = {"n_train": settings.n_images, "n_test": 10, "n_ood": 1}
-    benchmark = load(get_preset(name).benchmark, data_root=data_root, **sizes)
-    return Source(name, benchmark.class_names, benchmark.train, benchmark.val)
+        benchmark = replace(load("shapes", n_ood=1), train=pretraining_images(settings))
+    else:
+        # No OOD image is so much as read: one of each set is the least that the reader knows.
+        sizes = {"n_train": settings.n_images, "n_test": 10, "n_ood": 1}
+        benchmark = load(get_preset(name).benchmark, data_root=data_root, **sizes)
+    known = benchmark.hold_out(held_out)
+    return Source(name, known.class_names, known.train, known.val, tuple(held_out))
 
 
 def pretraining_images(settings: PretrainSettings) -> ImageSet:

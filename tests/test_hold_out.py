@@ -1,0 +1,169 @@
+"""Classes held out of the ID task as validation-OOD: no model sees them, no test-OOD is left."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from oal_lite import report, run_files, study
+from oal_lite.benchmarks import Benchmark, ImageSet, load
+from oal_lite.images import late
+from oal_lite.materials import Materials
+from oal_lite.presets import get_preset, hold_out, without
+from oal_lite.pretrain.__main__ import main as pretrain_main
+from oal_lite.pretrain.settings import PretrainSettings, source_for
+from oal_lite.shapes import ID_SHAPES
+from oal_lite.study_command import main
+
+
+def numbered(labels, first=0):
+    """Images that can be told apart by their one grey level."""
+    levels = torch.arange(first, first + len(labels), dtype=torch.uint8)
+    return ImageSet(levels[:, None, None, None].expand(-1, 3, 8, 8).clone(), torch.tensor(labels))
+
+
+def levels_of(images):
+    return images.images[:][:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def four_classes():
+    other = {"other": ImageSet.ood(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))}
+    return Benchmark(
+        "toy", ("ant", "bee", "cat", "dog"), numbered([0, 1, 2, 3, 1, 0]), numbered([3, 2, 1], 50),
+        numbered([1, 0, 2], 80), other, other, other, ("lost",),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_held_out_classes_leave_all_splits_and_their_training_images_become_ood(four_classes, lazy):
+    if lazy:
+        train = replace(four_classes.train, images=late(four_classes.train.images))
+        four_classes = replace(four_classes, train=train)
+    left = four_classes.hold_out(["bee", "dog"])
+    assert left.class_names == ("ant", "cat")
+    assert levels_of(left.train) == [0, 2, 5] and left.train.labels.tolist() == [0, 1, 0]
+    assert levels_of(left.val) == [51] and left.val.labels.tolist() == [1]
+    assert levels_of(left.test) == [81, 82] and left.test.labels.tolist() == [0, 1]
+    assert list(left.validation_ood) == ["held-out"]
+    held = left.validation_ood["held-out"]
+    assert levels_of(held) == [1, 3, 4] and set(held.labels.tolist()) == {-1}
+    assert not left.near and not left.far and not left.missing, "no choice can look at them"
+    assert type(left.train.images) is type(four_classes.train.images)
+
+
+def test_nothing_held_out_changes_nothing(four_classes):
+    assert four_classes.hold_out([]) is four_classes
+    preset = get_preset("shapes")
+    assert hold_out(preset, ()) is preset and without([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cow"], "held-out class 'cow' is not one of ant, bee, cat, dog"),
+        ("ant", "held-out class 'ant' is not one of ant, bee"),
+        (["ant", "ant"], "name each class once"),
+        (["ant", "bee", "cat"], "leave at least two"),
+    ],
+)
+def test_what_cannot_be_held_out_is_named(four_classes, own_errors, classes, message):
+    with pytest.raises(ValueError, match=message):
+        four_classes.hold_out(classes)
+
+
+def test_the_models_of_such_a_preset_lie_in_a_folder_of_their_own():
+    preset = hold_out(get_preset("cifar10-medium"), ["ship", "sweet pepper"])
+    assert preset.name == "cifar10-medium-without-ship-sweet_pepper"
+    assert preset.held_out == ("ship", "sweet pepper")
+    assert preset.teacher == "models/cifar10-small-without-ship-sweet_pepper/teacher"
+    assert preset.pipeline == "models/cifar10-small-without-ship-sweet_pepper/pipeline"
+    assert hold_out(get_preset("cifar10-medium"), ["sweet pepper", "ship"]) == preset
+    outside = get_preset("cifar10")
+    assert hold_out(outside, ["ship"]).teacher == outside.teacher
+
+
+def test_pretraining_sees_no_image_of_a_held_out_class():
+    settings = PretrainSettings(n_images=20)
+    whole, left = source_for("shapes", settings), source_for("shapes", settings, None, ("star",))
+    star = ID_SHAPES.index("star")
+    seen = whole.images.images[whole.images.labels != star]
+    assert torch.equal(left.images.images, seen) and left.held_out == ("star",)
+    assert left.class_names == tuple(s for s in ID_SHAPES if s != "star")
+    assert left.images.labels.max() == 8 and len(left.val) == 900
+
+
+def test_the_command_trains_the_models_of_the_remaining_classes(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "oal_lite.pretrain.__main__.train",
+        lambda parts, settings, out, device, source, say: asked.update(out=out, source=source),
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["teacher", "--preset", "shapes", "--set", "n_images=10", "--hold-out", "star, heart"]
+    assert pretrain_main(words) == 0
+    assert str(asked["out"]) == "models/shapes-without-heart-star", "not the shipped folder"
+    assert set(ID_SHAPES) - set(asked["source"].class_names) == {"star", "heart"}
+
+
+def test_a_teacher_of_all_classes_is_refused(tiny_preset):
+    preset = replace(hold_out(tiny_preset, ["star"]), teacher=tiny_preset.teacher)
+    with pytest.raises(ValueError, match="tells 10 classes apart, the benchmark shapes has 9"):
+        _ = Materials(preset, 0).teacher
+
+
+# --- the study ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tiny_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr("oal_lite.command.get_preset", lambda name, quick=False: tiny_preset)
+    for module in (run_files, study):
+        monkeypatch.setattr(module, "code_version", lambda: "test")
+    how = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    return lambda *words: main([*words, *how, "--workers", "1"]), tmp_path / "out" / "tiny.json"
+
+
+def test_groups_of_classes_take_turns_and_stand_beside_the_arms(command, capsys):
+    run, path = command
+    assert run("--arms", "ce", "--seeds", "1") == 0
+    arms = json.loads(path.read_text())["table"]
+    words = ("--arms", "ce", "--first", "3", "--seeds", "3", "--hold-out", "star; heart,moon")
+    assert run(*words) == 0
+    written = json.loads(path.read_text())
+    assert written["table"] == arms, "what has seen all classes stays"
+    part = written["ablations"]["held out"]
+    assert {r["seed"]: r["preset"]["held_out"] for r in part["runs"]} == {
+        3: ["heart", "moon"], 4: ["star"], 5: ["heart", "moon"]
+    }  # fmt: skip
+    columns = part["table"]["ce"]
+    assert {*columns} == {*report.VALIDATION, "training seconds"}
+    found = {r["seed"]: r["metrics"]["energy"] for r in part["runs"]}
+    for seed, value in zip(columns["ID acc"]["seeds"], columns["validation AUROC"]["values"],
+                           strict=True):  # fmt: skip
+        assert found[seed]["near"] == found[seed]["far"] == {}
+        assert value == pytest.approx(found[seed]["validation"]["held-out"]["auroc"], abs=1e-5)
+    assert "heart and moon (seed 3), star (seed 4), heart and moon (seed 5)" in part["markdown"]
+    assert "| validation AUROC |" in part["markdown"] and "near" not in part["markdown"]
+    capsys.readouterr()
+
+
+def test_ablations_are_held_out_too_and_a_smaller_study_replaces_none(command, capsys):
+    run, path = command
+    words = ["--ablation", "followed", "--teacher", "none", "--hold-out", "star"]
+    assert run(*words) == 2 and "none" in capsys.readouterr().err, (
+        "a teacher of its own is looked for"
+    )
+    assert run("--arms", "ce", "--seeds", "2", "--hold-out", "star") == 0
+    assert run("--arms", "ce", "--seeds", "1", "--hold-out", "star") == 0
+    assert "it stays as it is" in capsys.readouterr().out
+    part = json.loads(path.read_text())["ablations"]["held out"]
+    assert part["table"]["ce"]["ID acc"]["seeds"] == [0, 1]
+
+
+def test_held_out_images_are_those_of_the_training_set(tiny_preset):
+    materials = Materials(hold_out(tiny_preset, ["star"]), 0)
+    whole = load("shapes", **tiny_preset.benchmark_sizes)
+    star = whole.train.images[whole.train.labels == whole.class_names.index("star")]
+    assert torch.equal(materials.benchmark.validation_ood["held-out"].images, star)
