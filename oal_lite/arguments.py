@@ -23,6 +23,18 @@ def need_whole(**values: object) -> None:
             raise ValueError(f"{name}={_short(value)}; expected a whole number, such as 2")
 
 
+def need_count(**values: object) -> None:
+    """Refuse what is no integer of at least 1.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    need_whole(**values)
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; expected at least 1")
+
+
 def need_seed(seed: object) -> None:
     """Refuse what torch cannot begin its random numbers with.
 

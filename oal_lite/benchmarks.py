@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
-from oal_lite.arguments import need_tensor, need_whole
+from oal_lite.arguments import need_count, need_tensor, need_whole
 from oal_lite.images import LazyImages, check_images, subset
 
 OOD_LABEL = -1
@@ -258,9 +258,8 @@ def far_sets(n: int, seed: int) -> dict[str, ImageSet]:
     Raises:
         ValueError: if n is below one.
     """
-    need_whole(n=n, seed=seed)
-    if n < 1:
-        raise ValueError(f"n={n}; expected at least one image of each set")
+    need_count(n=n)
+    need_whole(seed=seed)
     sets = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
     return {k: ImageSet.ood(draw(n, generator_for(seed, k))) for k, draw in sets.items()}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from oal_lite import openood, weights
-from oal_lite.arguments import need_whole
+from oal_lite.arguments import need_count
 from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset
 from oal_lite.recipes import Arm, get_arm, needed_models
@@ -35,9 +35,7 @@ def student_flop(preset: Preset, size: int, n_classes: int) -> tuple[float, floa
     Raises:
         ValueError: for an image side or a number of classes below one.
     """
-    need_whole(size=size)
-    if size < 1:
-        raise ValueError(f"size={size}; expected an image side of at least 1 pixel")
+    need_count(size=size, n_classes=n_classes)
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -65,13 +63,14 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
             f"{', '.join(openood.LAYOUTS)}"
         )
     layout, n_train = openood.LAYOUTS[preset.benchmark], _n_train(preset)
+    n_classes = layout.n_classes - len(preset.held_out)
     n_scored = N_IMAGES[preset.benchmark][1]
     n_scored = min(n_scored, 10 * preset.benchmark_sizes.get("n_ood", n_scored))
     s, d = preset.train, preset.diffusion
     teacher = COUNTED["ViT-B/16, one image"]
     unet = COUNTED["UNet, one sample, one step"]
     encoder, decoder = COUNTED["encoder, one image"], COUNTED["decoder, one latent"]
-    forward, both = student_flop(preset, layout.crop, layout.n_classes)
+    forward, both = student_flop(preset, layout.crop, n_classes)
     recipes = [get_arm(a) for a in arms]
     selections = {r.synthesised for r in recipes if r.outliers}
     # outlier exposure doubles the batch, and so do images on which the teacher answers too
@@ -82,7 +81,7 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     if not _paper_size(preset.pipeline):
         unet = encoder = decoder = 0.0
     views = n_train * s.n_views * teacher
-    id_features = preset.n_per_class * layout.n_classes * teacher
+    id_features = preset.n_per_class * n_classes * teacher
     stages = {
         "teacher on all views": any(r.asks_teacher for r in recipes) * views,
         "teacher's answers": _asked(recipes) * views,
@@ -110,21 +109,23 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     """
     _check(preset, arms, seeds)
     recipes, layout = [get_arm(a) for a in arms], openood.LAYOUTS[preset.benchmark]
-    features = preset.train.n_views * (768 + layout.n_classes) * 4  # of ViT-B/16, single precision
+    n_classes = layout.n_classes - len(preset.held_out)
+    features = preset.train.n_views * (768 + n_classes) * 4  # of ViT-B/16, single precision
     latent = 4 * (64 if _paper_size(preset.pipeline) else 8) ** 2 * 4
     picture = 3 * layout.crop**2
     an_image = latent * any(r.encodes for r in recipes) + picture * any(r.decodes for r in recipes)
     looks = any(r.asks_teacher for r in recipes) + _asked(recipes)
     knn = preset.knn
-    vectors = layout.n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
+    vectors = n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
     outliers = vectors + preset.diffusion.n_latents * (latent + picture)
     outliers *= len({r.synthesised for r in recipes if r.outliers})
     return float(_n_train(preset) * (seeds * looks * features + an_image) + seeds * outliers)
 
 
 def _n_train(preset: Preset) -> int:
-    n = N_IMAGES[preset.benchmark][0]
-    return min(n, preset.benchmark_sizes.get("n_train", n))
+    n, n_classes = N_IMAGES[preset.benchmark][0], openood.LAYOUTS[preset.benchmark].n_classes
+    n = min(n, preset.benchmark_sizes.get("n_train", n))
+    return n * (n_classes - len(preset.held_out)) // n_classes
 
 
 def _asked(recipes: Sequence[Arm]) -> int:
@@ -187,9 +188,7 @@ def _check(preset: Preset, arms: list[str], seeds: int) -> None:
         raise ValueError(f"arms={arms!r}; expected one or more names, as ['ce', 'kd']")
     for arm in arms:
         get_arm(arm)
-    need_whole(seeds=seeds)
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}; expected at least 1")
+    need_count(seeds=seeds)
 
 
 def _data(preset: Preset, data_root: str | Path | None) -> list[str]:

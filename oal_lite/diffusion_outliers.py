@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oal_lite import weights
 from oal_lite.arguments import (
     check_device,
+    need_count,
     need_floats,
     need_generator,
     need_number,
@@ -354,15 +355,13 @@ def decode(
     vae = pipeline.vae
     channels = vae.config.latent_channels
     need_floats(latents=latents)
-    need_whole(batch_size=batch_size, size=1 if size is None else size)
-    if size is not None and size < 1:
-        raise ValueError(f"size={size}; expected at least 1 pixel, or None")
+    need_count(batch_size=batch_size, size=1 if size is None else size)
     if not latents.isfinite().all():
         raise ValueError("latents hold NaN or infinity; find what produced them")
-    if latents.ndim != 4 or latents.shape[1] != channels or not latents.numel() or batch_size < 1:
+    if latents.ndim != 4 or latents.shape[1] != channels or not latents.numel():
         raise ValueError(
-            f"latents have shape {tuple(latents.shape)}, batch_size={batch_size}; expected (n, "
-            f"{channels}, h, w) with n and batch_size of at least 1"
+            f"latents have shape {tuple(latents.shape)}; expected (n, {channels}, h, w) with n of "
+            "at least 1"
         )
 
     def one_batch(part: slice) -> Tensor:
@@ -393,9 +392,7 @@ def encode(
     their latents have the shape of those that `synthesise` makes.
     """
     check_images(images)
-    need_whole(batch_size=batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected at least 1")
+    need_count(batch_size=batch_size)
     vae = pipeline.vae
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 

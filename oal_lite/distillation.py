@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from oal_lite.arguments import (
     finite_loss,
+    need_count,
     need_finite,
     need_floats,
     need_number,
@@ -96,11 +97,7 @@ class FeatureAdapter(nn.Module):
 
     def __init__(self, teacher_dim: int, student_dim: int) -> None:
         super().__init__()
-        need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
-        if min(teacher_dim, student_dim) < 1:
-            raise ValueError(
-                f"teacher_dim={teacher_dim} and student_dim={student_dim} must be at least 1."
-            )
+        need_count(teacher_dim=teacher_dim, student_dim=student_dim)
         self.teacher_dim = teacher_dim
         self.layers = nn.Sequential(
             nn.BatchNorm1d(teacher_dim),
@@ -275,9 +272,7 @@ class TeacherNeighbours(nn.Module):
     def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"], k: int = 50) -> None:
         super().__init__()
         bank = known.features
-        need_whole(k=k)
-        if k < 1:
-            raise ValueError(f"k={k} must be at least 1: the usual value is 50.")
+        need_count(k=k)
         self.k = min(k, len(bank))
         self.register_buffer("bank", F.normalize(bank.float(), dim=1), persistent=False)
 

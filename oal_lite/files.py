@@ -228,13 +228,18 @@ def read_tensors_and_header(path: Path) -> tuple[dict, dict[str, str]]:
     return tensors, header
 
 
-def _checksum(tensors: Mapping, header: Mapping[str, str]) -> str:
-    """Of names, types, shapes and every bit."""
+def bytes_of(tensor) -> memoryview:  # noqa: ANN001 - torch is imported inside
+    """A tensor's numbers as they lie in memory, to be taken for a hash."""
     import torch
 
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _checksum(tensors: Mapping, header: Mapping[str, str]) -> str:
+    """Of names, types, shapes and every bit."""
     digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
     for name in sorted(tensors):
-        x = tensors[name].detach().cpu().contiguous()
+        x = tensors[name]
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        digest.update(memoryview(x.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(bytes_of(x))
     return digest.hexdigest()

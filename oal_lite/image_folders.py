@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from oal_lite.arguments import need_number, need_whole
+from oal_lite.arguments import need_count, need_number, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
 from oal_lite.images import ImageFile, read_images
 
@@ -29,9 +29,8 @@ def from_folders(
             read_images(files, resize=image_size, crop=image_size, memory=memory), labels
         )
 
-    need_whole(image_size=image_size, seed=seed)
-    if image_size < 1:
-        raise ValueError(f"image_size={image_size}; expected at least 1 pixel")
+    need_count(image_size=image_size)
+    need_whole(seed=seed)
     groups = [_named(near), _named(far), _named(validation_ood or {})]
     names = [name for group in groups for name in group]
     if len(set(names)) < len(names) or "id" in names or any("/" in n for n in names):

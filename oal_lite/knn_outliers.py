@@ -20,6 +20,7 @@ from numpy.random import SeedSequence
 from torch import Generator, Tensor
 
 from oal_lite.arguments import (
+    need_count,
     need_floats,
     need_generator,
     need_integers,
@@ -303,15 +304,13 @@ def sample_outliers_per_class(
 
     _check(features)
     need_integers(labels=labels)
-    need_whole(n_classes=n_classes, rounds=rounds)
+    need_count(n_classes=n_classes, rounds=rounds)
     need_generator(generator)
-    _need(n_classes >= 1, f"n_classes = {n_classes}: expected at least 1")
     _need(
         labels.shape == features.shape[:1],
         f"labels have shape {tuple(labels.shape)}, features {tuple(features.shape)}: expected "
         "one label per row of features",
     )
-    _need(rounds >= 1, f"rounds = {rounds}: expected at least 1")
     strange = (labels < 0) | (labels >= n_classes)
     strangers = labels[strange].unique().tolist() if strange.any() else []
     _need(

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from oal_lite.arguments import (
     finite_loss,
+    need_count,
     need_finite,
     need_floats,
     need_generator,
     need_number,
     need_tensor,
-    need_whole,
 )
 
 
@@ -226,19 +226,15 @@ def sample_correlated_gaussians(
         ValueError: If n or dims is below 1, or rho is not strictly between -1 and 1.
     """
     _check_correlation(rho, dims)
-    need_whole(n=n)
+    need_count(n=n)
     need_generator(generator)
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1: it is the number of pairs to draw.")
     device = generator.device if generator is not None else None
     x, noise = torch.randn(2, n, dims, generator=generator, device=device)
     return x, rho * x + math.sqrt(1 - rho * rho) * noise
 
 
 def _mlp(dims: Sequence[int]) -> nn.Sequential:
-    need_whole(**{f"width {i}": d for i, d in enumerate(dims)})
-    if min(dims) < 1:
-        raise ValueError(f"layer widths {list(dims)} must all be at least 1.")
+    need_count(**{f"layer width {i}": d for i, d in enumerate(dims)})
     layers: list[nn.Module] = []
     for d_in, d_out in zip(dims[:-1], dims[1:], strict=True):
         layers += [nn.Linear(d_in, d_out), nn.ReLU()]
@@ -256,11 +252,9 @@ def _check_gaussian(mu: Tensor, logvar: Tensor, y: Tensor) -> None:
 
 def _check_correlation(rho: float, dims: int) -> None:
     need_number(rho=rho)
-    need_whole(dims=dims)
+    need_count(dims=dims)
     if not -1 < rho < 1:
         raise ValueError(
             f"rho={rho} must lie strictly between -1 and 1: at the ends the mutual information is "
             "infinite."
         )
-    if dims < 1:
-        raise ValueError(f"dims={dims} must be at least 1: it is the number of coordinates.")

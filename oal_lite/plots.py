@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from oal_lite.arguments import need_whole
+from oal_lite.arguments import need_count, need_whole
 from oal_lite.files import write_atomically
 from oal_lite.images import check_images
 from oal_lite.metrics import Numbers, PairedTest, Positive, detection_metrics, roc_points
@@ -148,9 +148,7 @@ def score_histograms(
         ValueError: for no group, a group of another name, one without scores, or NaN among them.
     """
     _need_some(scores, "scores", "OOD scores by group, as report.grouped_scores gives them")
-    need_whole(bins=bins)
-    if bins < 1:
-        raise ValueError(f"bins={bins}; expected at least 1")
+    need_count(bins=bins)
     if unknown := [k for k in scores if k not in LABELS]:
         raise ValueError(f"unknown group {unknown[0]!r} of scores; choose from {', '.join(LABELS)}")
     values = {k: _finite(v, f"scores of {k!r}") for k, v in scores.items()}

@@ -15,7 +15,6 @@ from statistics import mean
 
 from oal_lite import claims, command, report
 from oal_lite.files import write_atomically
-from oal_lite.presets import WITHOUT
 
 NONE = "No ablation has been run at full size yet."
 NO_REAL = "Nothing has been run on real images yet."
@@ -73,8 +72,17 @@ def _ablation(section: Mapping) -> str:
     seeds = max(len(arm["ID acc"]["seeds"]) for arm in section["table"].values())
     where = "GPU" if claims.on_gpu(section) else "CPU"
     table = section["markdown"].split("\n\n")[0]
-    preset = section["runs"][0]["preset"]["name"].replace(WITHOUT, " without ")
+    preset = section["runs"][0]["preset"]["name"]
     return f"**{section['question']}** ({seeds} seeds, {where}, preset {preset})\n\n{table}"
+
+
+def _choices(study: Mapping) -> str:
+    """What was chosen on validation-OOD, with the differences to the first arm."""
+    parts = []
+    for section in study.get("choices", {}).values():
+        levels, caption, *paired = section["markdown"].split("\n\n")
+        parts += [f"**{section['question']}**", levels, caption, *paired[:1]]
+    return "\n\n".join(parts)
 
 
 def _levels(study: Mapping) -> str:
@@ -84,9 +92,10 @@ def _levels(study: Mapping) -> str:
 
 
 def _real(study: Mapping) -> str:
-    """The same and, with two seeds, the differences to the first baseline; then its ablations."""
+    """The same, the differences to the first baseline, then its ablations and choices."""
     paired = study["markdown"].split("\n\n")[2:3]
-    return "\n\n".join([_levels(study), *paired, *map(_ablation, study["ablations"].values())])
+    parts = [_levels(study), *paired, *map(_ablation, study["ablations"].values())]
+    return "\n\n".join(filter(None, [*parts, _choices(study)]))
 
 
 def _ratios(speed: Mapping) -> str:

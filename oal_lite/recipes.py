@@ -39,6 +39,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from oal_lite.arguments import (
+    need_count,
     need_floats,
     need_generator,
     need_integers,
@@ -254,10 +255,8 @@ def halves(
     Source: CutMix (Yun et al., ICCV 2019, section 3.1) with a cut through the middle.
     """
     need_integers(labels=labels)
-    need_whole(n=n)
+    need_count(n=n)
     need_generator(generator, or_none=False)
-    if n < 1:
-        raise ValueError(f"n={n}; expected at least 1")
     if len(x.shape) != 4 or labels.shape != (len(x),) or (len(labels) and labels.min() < 0):
         raise ValueError(
             f"images or latents of shape {tuple(x.shape)} and labels of shape "

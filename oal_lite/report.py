@@ -25,7 +25,7 @@ COLUMNS: dict[str, Column] = {
     "far AUROC": lambda r: r.metric("far", "auroc"),
     "far FPR95": lambda r: r.metric("far", "fpr95"),
 }
-# Where classes are held out for a choice, there is no other set, and no test-OOD to be looked at.
+# For choices, which no test set may have a part in.
 VALIDATION: dict[str, Column] = {
     "ID acc": COLUMNS["ID acc"],
     "validation AUROC": lambda r: r.metric("validation", "auroc"),
@@ -102,38 +102,27 @@ def cell(values: Sequence[float | None]) -> str:
     return f"{100 * mean:.1f} ± {100 * (mean - low):.1f}"
 
 
-def columns_of(results: Sequence[Run]) -> dict[str, Column]:
-    """The columns of a table of these runs: `COLUMNS`, or `VALIDATION` where classes are held out.
-
-    Raises:
-        ValueError: for what are no runs.
-    """
-    _need_runs(results, least=0)
-    held_out = [bool(r.record["preset"].get("held_out")) for r in results]
-    return VALIDATION if held_out and all(held_out) else COLUMNS
+def header(columns: Mapping[str, Column] = COLUMNS) -> list[str]:
+    """The first row of a table of arms."""
+    return ["arm, %", *columns]
 
 
-def header(results: Sequence[Run]) -> list[str]:
-    """The first row of that table."""
-    return ["arm, %", *columns_of(results)]
-
-
-def rows(results: Sequence[Run]) -> list[list[str]]:
-    """One row per arm: its name and the cells of `columns_of`."""
-    columns = columns_of(results).values()
+def rows(results: Sequence[Run], columns: Mapping[str, Column] = COLUMNS) -> list[list[str]]:
+    """One row per arm: its name and the cells of the columns."""
     return [
-        [arm, *(cell([column(r) for r in runs]) for column in columns)]
+        [arm, *(cell([column(r) for r in runs]) for column in columns.values())]
         for arm, runs in by_arm(results).items()
     ]
 
 
-def paired_rows(results: Sequence[Run], baseline: str) -> list[list[str]]:
+def paired_rows(
+    results: Sequence[Run], baseline: str, columns: Mapping[str, Column] = COLUMNS
+) -> list[list[str]]:
     """Difference of every other arm to `baseline`, paired by seed, in percentage points.
 
     A cell holds the mean difference, its 95 % interval and the p-value of a paired t-test (see
     `metrics.paired_test`). Only seeds that both arms have count; with fewer than two, no row.
     """
-    columns = columns_of(results)
     table, lines = values(results, columns), []
     for arm in table:
         tests = [differences(table, arm, baseline, column) for column in columns]
@@ -159,17 +148,18 @@ def markdown_table(*lines: Sequence[str]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(results: Sequence[Run], baselines: Sequence[str] = ()) -> str:
+def markdown(
+    results: Sequence[Run], baselines: Sequence[str] = (), columns: Mapping[str, Column] = COLUMNS
+) -> str:
     """The tables in Markdown, with the convention below the first.
 
     From two seeds on, one more for each baseline holds the paired differences to it; without
     baselines, that to `kd`, or to `ce` where there is no `kd`.
     """
-    first, *names = header(results)
-    parts = [markdown_table([first, *names], *rows(results)), caption(results)]
+    parts = [markdown_table(header(columns), *rows(results, columns)), caption(results)]
     for baseline in baselines or ["kd" if "kd" in by_arm(results) else "ce"]:
-        if paired := paired_rows(results, baseline):
-            parts.append(markdown_table(["paired by seed, points", *names], *paired))
+        if paired := paired_rows(results, baseline, columns):
+            parts.append(markdown_table(["paired by seed, points", *columns], *paired))
     return "\n\n".join(parts)
 
 
@@ -198,10 +188,12 @@ def summary(
     *,
     baselines: Sequence[str] = (),
     columns: Mapping[str, Column] = COLUMNS,
+    more: Mapping[str, Column] | None = None,
 ) -> dict:
     """What `results.json` holds: where it was made, the table's numbers, and every run's record.
 
-    Machine and day are those of the trainings, the last day of several.
+    Machine and day are those of the trainings, the last day of several. `more` are columns whose
+    values are kept, and not shown.
     """
     _need_runs(results)
     made = [r.record["made"] for r in results]
@@ -209,9 +201,9 @@ def summary(
         "made": max(m["date"] for m in made),
         "machine": "; ".join(sorted({m["machine"] for m in made})),
         "convention": CONVENTION,
-        "table": values(results, columns),
+        "table": values(results, {**columns, **(more or {})}),
         "questions": {r.record["arm"]: r.record["recipe"]["question"] for r in results},
-        "markdown": markdown(results, baselines),
+        "markdown": markdown(results, baselines, columns),
         "runs": [r.record for r in results],
     }
 
@@ -230,19 +222,21 @@ def values(results: Sequence[Run], columns: Mapping[str, Column] = COLUMNS) -> d
     }
 
 
-def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) -> dict:
+def section(
+    results: Sequence[Run], *, question: str, baselines: Sequence[str], choice: bool = False
+) -> dict:
     """One part of `study.json`: what `summary` holds, the cost, and differences to every baseline.
 
     Args:
         results: of all arms and seeds of the part.
         question: that it answers, in words.
         baselines: arms to which all others are compared, paired by seed.
+        choice: whether a setting is to be chosen by it: then the tables know validation-OOD alone.
     """
-    columns = columns_of(results)
-    columns = (columns if columns is VALIDATION else columns | OWN_SCORE | ENTROPY) | {
-        "training seconds": lambda r: r.record["seconds"]["training"]
-    }
-    whole = summary(results, baselines=baselines, columns=columns)
+    more = {} if choice else OWN_SCORE | ENTROPY
+    more |= {"training seconds": lambda r: r.record["seconds"]["training"]}
+    columns = VALIDATION if choice else COLUMNS
+    whole = summary(results, baselines=baselines, columns=columns, more=more)
     return whole | {
         "question": question,
         "code": sorted({r.record["code"] for r in results}),
@@ -251,23 +245,23 @@ def section(results: Sequence[Run], *, question: str, baselines: Sequence[str]) 
     }
 
 
-def add_section(path: Path, name: str, content: dict) -> None:
-    """Put the arms at the top of `study.json`, an ablation below them by its name.
+def add_section(path: Path, name: str, content: dict, *, choice: bool = False) -> None:
+    """Put the arms at the top of `study.json`, an ablation or a choice below them by its name.
 
-    In an ablation's runs only the metrics by energy are kept.
+    In their runs only the metrics by energy are kept, in a choice those of validation-OOD alone.
     """
     with locked(path):  # or two studies that end together would keep one section of two
-        _add_section(path, name, content)
+        _add_section(path, name, content, _part(name, choice))
 
 
-def trained(path: Path, name: str) -> set[tuple[str, int]]:
+def trained(path: Path, name: str, *, choice: bool = False) -> set[tuple[str, int]]:
     """Arm and seed of every run in a section of `study.json`; none where there is no such section.
 
     Raises:
         ValueError: for a damaged file.
     """
-    study = _read_study(path)
-    section = study if name == "arms" else study.get("ablations", {}).get(name, {})
+    study, part = _read_study(path), _part(name, choice)
+    section = study.get(part, {}).get(name, {}) if part else study
     try:
         return {(run["arm"], run["seed"]) for run in section.get("runs", [])}
     except (AttributeError, KeyError, TypeError) as error:
@@ -276,26 +270,36 @@ def trained(path: Path, name: str) -> set[tuple[str, int]]:
         ) from None
 
 
+PARTS = ("ablations", "choices")  # of `study.json`; the arms stand at its top
+
+
+def _part(name: str, choice: bool) -> str | None:
+    return "choices" if choice else None if name == "arms" else "ablations"
+
+
 def _read_study(path: Path) -> dict:
     try:
         study = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(study, dict):
             raise ValueError(f"it holds a {type(study).__name__}")
-        if not isinstance(study.get("ablations", {}), dict):
-            raise ValueError(f"its ablations are a {type(study['ablations']).__name__}")
+        for part in PARTS:
+            if not isinstance(study.get(part, {}), dict):
+                raise ValueError(f"its {part} are a {type(study[part]).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     return study
 
 
-def _add_section(path: Path, name: str, content: dict) -> None:
+def _add_section(path: Path, name: str, content: dict, part: str | None) -> None:
     study = _read_study(path)
-    if name == "arms":
-        study = content | {"ablations": study.get("ablations", {})}
+    if part is None:
+        study = content | {p: study.get(p, {}) for p in PARTS}
     else:
         for run in content["runs"]:
-            run["metrics"] = {"energy": run["metrics"]["energy"]}
-        study.setdefault("ablations", {})[name] = content
+            groups = run["metrics"]["energy"]
+            shown = ("validation",) if part == "choices" else groups
+            run["metrics"] = {"energy": {group: groups[group] for group in shown}}
+        study.setdefault(part, {})[name] = content
     write_atomically(path, lambda p: p.write_text(json.dumps(study, indent=1)))
 
 
@@ -375,7 +379,7 @@ def write(results: Sequence[Run], materials: Materials, out: str | Path) -> list
     written.append(plots.save(figure, out / "roc.png"))
 
     figure, ax = plt.subplots(figsize=(10, 0.6 + 0.42 * len(runs)), layout="constrained")
-    plots.table(header(results), rows(results), ax=ax)
+    plots.table(header(), rows(results), ax=ax)
     figure.text(0.01, 0.01, caption(results), fontsize=7, color="0.35")
     written.append(plots.save(figure, out / "results_table.png"))
 

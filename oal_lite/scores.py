@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oal_lite.arguments import need_floats, need_integers, need_number, need_whole
+from oal_lite.arguments import need_count, need_floats, need_integers, need_number
 
 
 def msp(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
@@ -124,14 +124,12 @@ def knn(
     _check_matrix(features, "features")
     _check_matrix(bank, "bank")
     _check_same_kind(features, bank)
-    need_whole(k=k, chunk_size=chunk_size)
-    if not 1 <= k <= len(bank):
+    need_count(k=k, chunk_size=chunk_size)
+    if k > len(bank):
         raise ValueError(
             f"k={k} must lie between 1 and the {len(bank)} rows of the bank: lower k or pass more "
             "ID features."
         )
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size} must be at least 1: the usual value is 1024.")
     bank = _unit(bank, "bank")
     distances = []
     for queries in _unit(features, "features").split(chunk_size):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oal_lite.arguments import need_tensor, need_whole
+from oal_lite.arguments import need_count, need_tensor, need_whole
 
 
 def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
@@ -69,9 +69,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, n_classes: int, *, width: int = 64, stem: str = "small"):
         super().__init__()
-        need_whole(n_classes=n_classes, width=width)
-        if min(n_classes, width) < 1:
-            raise ValueError(f"n_classes={n_classes}, width={width}; expected at least 1 of each")
+        need_count(n_classes=n_classes, width=width)
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; choose 'small' (32 px) or 'large' (224 px)")
         first = _conv3x3(3, width) if stem == "small" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -185,7 +183,5 @@ class LatentStem(nn.Sequential):
     def forward(self, latents: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n m s s"]:
         """Maps of that side."""
         _check_input(latents, self[0].in_channels, "latents")
-        need_whole(side=side)
-        if side < 1:
-            raise ValueError(f"side={side}; expected at least 1")
+        need_count(side=side)
         return super().forward(F.interpolate(latents, size=(side, side)))

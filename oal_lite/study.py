@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oal_lite import weights
-from oal_lite.arguments import check_device, need_seed, need_whole
+from oal_lite.arguments import check_device, need_count, need_seed
 from oal_lite.benchmarks import Benchmark, generator_for
 from oal_lite.data_parallel import is_first, launched, meet
 from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
@@ -192,9 +192,7 @@ def run(
         raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('shapes')")
     arms = _arms(arms)
     seeds = _seeds(seeds)
-    need_whole(workers=workers)
-    if workers < 1:
-        raise ValueError(f"workers={workers}; expected at least 1")
+    need_count(workers=workers)
     if workers > 1 and launched() > 1:
         raise ValueError(
             f"workers={workers} and {launched()} processes of `accelerate launch`: these train one "

@@ -32,9 +32,13 @@ def parser() -> argparse.ArgumentParser:
         help="comma-separated names of ablations, or 'all', in place of the arms; 'list' lists",
     )  # fmt: skip
     p.add_argument(
+        "--validation", action="store_true",
+        help="for a choice: the tables show validation-OOD alone, no test set",
+    )  # fmt: skip
+    p.add_argument(
         "--hold-out", default="", metavar="CLASS,CLASS;...",
-        help="classes that no model sees and that become validation-OOD, in place of all OOD sets; "
-        "groups of them take turns, the seed modulo their number says whose it is",
+        help="the same on classes that no model sees and that become validation-OOD, in place of "
+        "all OOD sets; groups of them take turns, by the seed modulo their number",
     )  # fmt: skip
     p.add_argument("--first", type=int, default=0, help="the first of the seeds (default: 0)")
     return p
@@ -69,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     preset, arms = command.read(arguments)
     turns, sections = _turns(arguments, preset), _sections(arguments, arms)
+    choice = arguments.validation or bool(arguments.hold_out)
     device = arguments.device or study.default_device()
     check_device(device)
     pretrain = [command.pretrains(arguments, turn) for turn, _ in turns]
@@ -83,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
             (arm, seed) for turn, seeds in turns for some, _ in jobs(turn) for arm in some
             for seed in seeds
         }  # fmt: skip
-        if lost := report.trained(path, name) - asked:
+        if lost := report.trained(path, name, choice=choice) - asked:
             kept.add(name)
             say(
                 f"{path} holds {len(lost)} trainings of {name!r} that are not asked for now, such "
@@ -106,12 +111,12 @@ def run(arguments: argparse.Namespace) -> None:
         ]  # fmt: skip
         if not is_first():
             continue
-        section = report.section(results, question=question, baselines=baselines)
+        section = report.section(results, question=question, baselines=baselines, choice=choice)
         sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
         if name not in kept:
-            report.add_section(path, name, section)
+            report.add_section(path, name, section, choice=choice)
             say(f"wrote {name!r} into {path}")
-    if is_first():
+    if is_first() and not choice:
         sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
 
 
@@ -142,20 +147,15 @@ def _turns(arguments: argparse.Namespace, preset: Preset) -> list[tuple[Preset, 
 
 
 def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
-    """Name, question, baselines and jobs (of a preset) of every section that was asked for.
-
-    What was trained without some classes never takes the place of what has seen them all.
-    """
+    """Name, question, baselines and jobs (of a preset) of every section that was asked for."""
     from oal_lite import ablations
 
-    held_out = "held out" if arguments.hold_out else ""
     if arguments.ablation is None:
-        question = "What is each arm worth?"
-        return [(held_out or "arms", question, BASELINES, lambda preset: [(arms, preset)])]
-    names = arguments.ablation.split(",")
-    names = list(ablations.ABLATIONS) if names == ["all"] else names
-    chosen = [(name, ablations.get_ablation(name)) for name in names]
-    return [
-        (", ".join(filter(None, [name, held_out])), a.question, a.arms, partial(ablations.jobs, a))
-        for name, a in chosen
-    ]
+        sections = [("arms", "What is each arm worth?", BASELINES, lambda p: [(arms, p)])]
+    else:
+        names = arguments.ablation.split(",")
+        names = list(ablations.ABLATIONS) if names == ["all"] else names
+        chosen = [(name, ablations.get_ablation(name)) for name in names]
+        sections = [(name, a.question, a.arms, partial(ablations.jobs, a)) for name, a in chosen]
+    held_out = ", held out" if arguments.hold_out else ""  # beside what has seen all classes
+    return [(name + held_out, *rest) for name, *rest in sections]

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from oal_lite.files import write_atomically
+from oal_lite.files import bytes_of, write_atomically
 from oal_lite.run_files import code_version
 from oal_lite.teacher import Teacher
 
@@ -47,11 +47,11 @@ def view_key(
     weights = hashlib.sha256()
     for name, tensor in sorted(teacher.state_dict().items()):
         weights.update(name.encode())
-        weights.update(_bytes(tensor.detach().cpu()))
+        weights.update(bytes_of(tensor))
     return {
-        "images": hashlib.sha256(_bytes(images.cpu())).hexdigest(),
+        "images": hashlib.sha256(bytes_of(images)).hexdigest(),
         "shape": [n_views, len(images), teacher.feature_dim],
-        "generator": hashlib.sha256(_bytes(generator.get_state())).hexdigest(),
+        "generator": hashlib.sha256(bytes_of(generator.get_state())).hexdigest(),
         "teacher": weights.hexdigest(),
         "image_size": teacher.image_size,
         "dtype": dtype,
@@ -112,10 +112,6 @@ def _read(path: Path, key: dict) -> Tensor | None:
         log.warning("%s is not what its description says; its features are computed again", path)
         return None
     return torch.from_numpy(features if features.nbytes > IN_MEMORY else np.array(features))
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _checksum(array: np.ndarray) -> int:

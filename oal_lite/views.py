@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from oal_lite.arguments import need_generator, need_integers, need_whole
+from oal_lite.arguments import need_count, need_generator, need_integers, need_whole
 from oal_lite.images import LazyImages, check_images
 from oal_lite.teacher import Teacher
 from oal_lite.teacher_cache import cached_features, view_key
@@ -137,10 +137,8 @@ def augmented_copies(
     Raises:
         ValueError: if `n_views` is below one.
     """
-    need_whole(n_views=n_views)
+    need_count(n_views=n_views)
     need_generator(generator, or_none=False)
-    if n_views < 1:
-        raise ValueError(f"n_views={n_views}: at least one view of each image is needed")
     if isinstance(images, LazyImages):
         return LazyViews(images, n_views, generator)
     return torch.stack([augment(images, generator) for _ in range(n_views)])

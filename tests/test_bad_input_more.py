@@ -134,7 +134,7 @@ CASES = {
         ),
         "arm 'oal'; expected an Arm, as get_arm",
     ),
-    "no far image": (lambda: far_sets(0, 0), "n=0; expected at least one image"),
+    "no far image": (lambda: far_sets(0, 0), "n=0; expected at least 1"),
     "batches of nothing": (lambda: in_batches(len, 3, 0), "n=3, batch_size=0; expected at least"),
     "a batch size in words": (lambda: in_batches(len, 3, "all"), "batch_size='all'; expected a wh"),
     "a temperature of infinity": (lambda: scores.energy(X, INF), "temperature=inf; expected a fin"),
@@ -177,7 +177,7 @@ CASES = {
         lambda: knn.sample_outliers_per_class(X, Y, n_classes=3, rounds=1.5, **SMALL), "rounds=1.5",
     ),
     "no class at all": (
-        lambda: knn.sample_outliers_per_class(X, Y, n_classes=0, **SMALL), "n_classes = 0",
+        lambda: knn.sample_outliers_per_class(X, Y, n_classes=0, **SMALL), "n_classes=0; expected",
     ),
     "labels of true and false": (
         lambda: knn.sample_outliers_per_class(X, Y > 0, n_classes=2, **SMALL), "torch.bool",
@@ -432,7 +432,7 @@ CASES = {
         lambda: budget.flop(get_preset("shapes"), ["ce"], 1), "benchmark 'shapes' is not counted",
     ),
     "arithmetic of no pixel": (
-        lambda: budget.student_flop(get_preset("cifar10"), 0, 10), "size=0; expected an image side",
+        lambda: budget.student_flop(get_preset("cifar10"), 0, 10), "size=0; expected at least 1",
     ),
     "a prompt of None": (lambda: diffusion_outliers.fill(None, "cat"), "expected two texts"),
 }  # fmt: skip

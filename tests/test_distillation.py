@@ -183,5 +183,5 @@ def test_teacher_neighbours_are_the_knn_score_of_the_bank():
     assert TeacherNeighbours(said(bank[:30]), labels[:30]).k == 30, (
         "a small bank has no 50th neighbour"
     )
-    with pytest.raises(ValueError, match="k=0 must be at least 1"):
+    with pytest.raises(ValueError, match="k=0; expected at least 1"):
         TeacherNeighbours(said(bank), labels, 0)

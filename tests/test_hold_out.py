@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oal_lite import report, run_files, study
+from oal_lite import budget, report, run_files, study
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.images import late
 from oal_lite.materials import Materials
@@ -107,6 +107,12 @@ def test_the_command_trains_the_models_of_the_remaining_classes(tmp_path, monkey
     assert set(ID_SHAPES) - set(asked["source"].class_names) == {"star", "heart"}
 
 
+def test_a_dry_run_counts_the_images_that_are_left():
+    whole = get_preset("cifar10-medium")
+    flop = [budget.flop(p, ["ce"], 1) for p in (whole, hold_out(whole, ["cat", "dog"]))]
+    assert flop[1]["student, arms"] == pytest.approx(0.8 * flop[0]["student, arms"], rel=1e-3)
+
+
 def test_a_teacher_of_all_classes_is_refused(tiny_preset):
     preset = replace(hold_out(tiny_preset, ["star"]), teacher=tiny_preset.teacher)
     with pytest.raises(ValueError, match="tells 10 classes apart, the benchmark shapes has 9"):
@@ -133,7 +139,7 @@ def test_groups_of_classes_take_turns_and_stand_beside_the_arms(command, capsys)
     assert run(*words) == 0
     written = json.loads(path.read_text())
     assert written["table"] == arms, "what has seen all classes stays"
-    part = written["ablations"]["held out"]
+    part = written["choices"]["arms, held out"]
     assert {r["seed"]: r["preset"]["held_out"] for r in part["runs"]} == {
         3: ["heart", "moon"], 4: ["star"], 5: ["heart", "moon"]
     }  # fmt: skip
@@ -142,23 +148,31 @@ def test_groups_of_classes_take_turns_and_stand_beside_the_arms(command, capsys)
     found = {r["seed"]: r["metrics"]["energy"] for r in part["runs"]}
     for seed, value in zip(columns["ID acc"]["seeds"], columns["validation AUROC"]["values"],
                            strict=True):  # fmt: skip
-        assert found[seed]["near"] == found[seed]["far"] == {}
+        assert list(found[seed]) == ["validation"]
         assert value == pytest.approx(found[seed]["validation"]["held-out"]["auroc"], abs=1e-5)
     assert "heart and moon (seed 3), star (seed 4), heart and moon (seed 5)" in part["markdown"]
     assert "| validation AUROC |" in part["markdown"] and "near" not in part["markdown"]
     capsys.readouterr()
 
 
+def test_a_choice_is_shown_and_kept_without_any_test_set(command, capsys):
+    run, path = command
+    assert run("--arms", "ce,kd", "--seeds", "2", "--validation") == 0
+    part = json.loads(path.read_text())["choices"]["arms"]
+    assert {*part["table"]["kd"]} == {*report.VALIDATION, "training seconds"}
+    assert all(list(r["metrics"]["energy"]) == ["validation"] for r in part["runs"])
+    shown = capsys.readouterr().out
+    assert "| kd − ce | " in shown and "near" not in shown and "far" not in shown
+
+
 def test_ablations_are_held_out_too_and_a_smaller_study_replaces_none(command, capsys):
     run, path = command
     words = ["--ablation", "followed", "--teacher", "none", "--hold-out", "star"]
-    assert run(*words) == 2 and "none" in capsys.readouterr().err, (
-        "a teacher of its own is looked for"
-    )
+    assert run(*words) == 2 and "none" in capsys.readouterr().err, "the given one is looked for"
     assert run("--arms", "ce", "--seeds", "2", "--hold-out", "star") == 0
     assert run("--arms", "ce", "--seeds", "1", "--hold-out", "star") == 0
     assert "it stays as it is" in capsys.readouterr().out
-    part = json.loads(path.read_text())["ablations"]["held out"]
+    part = json.loads(path.read_text())["choices"]["arms, held out"]
     assert part["table"]["ce"]["ID acc"]["seeds"] == [0, 1]
 
 

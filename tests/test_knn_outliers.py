@@ -411,7 +411,7 @@ def test_select_candidates_names_bad_input(own_errors):
         (dict(n_classes=1), r"labels hold \[1\]: expected 0 to n_classes - 1 = 0"),
         (dict(labels=torch.arange(20) % 2 - 1), r"labels hold \[-1\]"),
         (dict(labels=torch.zeros(19).long()), r"labels have shape \(19,\)"),
-        (dict(rounds=0), "rounds = 0"),
+        (dict(rounds=0), "rounds=0"),
         (dict(features=features_with(0.0)), r"rows \[7\] have zero length"),
         (dict(features=torch.ones(20)), r"shape \(20,\) .* floating-point matrix"),
     ],

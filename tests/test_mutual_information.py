@@ -173,7 +173,7 @@ def test_the_generator_alone_decides_the_samples():
         (lambda: club(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, 3)), r"y \(3, 3\)"),
         (lambda: club(*[torch.zeros(3)] * 3), r"share one shape \(n, d\)"),
         (lambda: club_naive(*[torch.zeros(0, 3)] * 3), "n at least 1"),
-        (lambda: ClubNet(3, 0), r"layer widths \[3, 256, 0\]"),
+        (lambda: ClubNet(3, 0), "layer width 2=0; expected at least 1"),
         (lambda: ClubNet(3, 2)(torch.zeros(4, 5)), r"x has shape \(4, 5\).*expects \(n, 3\)"),
         (lambda: ClubNet(3, 2).bound(torch.zeros(4, 3), torch.zeros(5, 2)), r"y \(5, 2\)"),
         (lambda: ClubNet(3, 2).log_likelihood(torch.zeros(4, 3), torch.zeros(4, 1)), r"y \(4, 1\)"),

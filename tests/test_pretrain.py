@@ -319,6 +319,13 @@ def test_what_a_preset_lacks_is_trained_and_nothing_else(tmp_path, monkeypatch):
     assert len(trained) == 4
 
 
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_manifest_is_named_with_the_way_out(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest.json is damaged .*; delete it"):
+        forget_hashes(tmp_path)
+
+
 def test_models_from_outside_are_not_pretrained():
     with pytest.raises(ValueError, match="preset 'cifar10' takes its models from outside"):
         missing(get_preset("cifar10"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from oal_lite.files import sha256_of
+from oal_lite.files import bytes_of, sha256_of
 from oal_lite.pretrain.settings import PretrainSettings, Source
 from oal_lite.run_files import code_version, content_of
 
@@ -66,7 +66,7 @@ def belongs_to(settings: PretrainSettings, source: Source, *models: Path) -> dic
     """
     return {
         **asdict(settings), "source": source.name, "code": _code(),
-        "images": hashlib.sha256(source.images.images.numpy().data).hexdigest(),
+        "images": hashlib.sha256(bytes_of(source.images.images)).hexdigest(),
         "learns from": [content_of(model) for model in models],
     }  # fmt: skip
 

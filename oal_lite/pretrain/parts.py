@@ -21,23 +21,40 @@ PARTS = {
     "autoencoder": train_vae,
     "unet": train_unet,
 }
+MANIFEST = "manifest.json"
 DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
+
+
+def _manifest(folder: Path) -> dict:
+    """What `manifest.json` notes; nothing where there is none.
+
+    Raises:
+        ValueError: for a damaged one.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(manifest, dict):
+            raise ValueError(f"it holds a {type(manifest).__name__}")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it: what is trained next writes a new one"
+        ) from None
+    return manifest
 
 
 def forget_hashes(folder: Path) -> None:
     """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
-    path = folder / "manifest.json"
-    if path.exists():
-        manifest = json.loads(path.read_text()) | {"sha256": {}}
-        write_atomically(path, lambda p: p.write_text(json.dumps(manifest, indent=1)))
+    if manifest := _manifest(folder):
+        text = json.dumps(manifest | {"sha256": {}}, indent=1)
+        write_atomically(folder / MANIFEST, lambda p: p.write_text(text))
 
 
 def write_manifest(
     folder: Path, part: str, settings: PretrainSettings, source: Source, measured: dict
 ) -> None:
     """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.exists() else {}
+    path, manifest = folder / MANIFEST, _manifest(folder)
     manifest[part] = {
         "command": _command(part, source),
         "settings": asdict(settings),
@@ -124,8 +141,7 @@ def _learnt_from(teacher: Path) -> bool:
 
     A teacher that was trained anew has others. Where nothing is noted it is taken to be so.
     """
-    path = teacher.parent / "manifest.json"
-    noted = json.loads(path.read_text()).get("unet", {}).get("teacher") if path.exists() else None
+    noted = _manifest(teacher.parent).get("unet", {}).get("teacher")
     return noted in (None, content_of(teacher))
 
 
