@@ -23,13 +23,18 @@ class Ablation:
 
     Attributes:
         question: in words.
-        arms: names of the unchanged arms; differences are taken to the first.
+        arms: names of the unchanged arms; perhaps none.
         variations: (arm, changes), each another run.
     """
 
     question: str
     arms: tuple[str, ...]
     variations: tuple[tuple[str, Changes], ...]
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Labels to which all others are compared: the arms, or the first variation."""
+        return self.arms or (label(*self.variations[0]),)
 
 
 def _each(arm: str, key: str, *values: Any) -> tuple[tuple[str, Changes], ...]:
@@ -99,7 +104,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "followed": Ablation(
         "which of the teacher's scores should a student follow? (no outlier, no diffusion model)",
-        ("kd-distance-twice",), _each("kd-distance-twice", "arm.distance", "energy"),
+        (), _each("kd-distance-twice", "arm.distance", "knn", "energy"),
     ),
     "distance": Ablation(
         "is it the teacher's distance, or the outliers?", ("oal-latent", "kd-distance", "kd"),
@@ -223,8 +228,8 @@ def label(arm: str, changes: Changes) -> str:
 def jobs(ablation: Ablation, preset: Preset) -> list[tuple[dict[str, Arm], Preset]]:
     """What to run: arms by label, and the preset to run them with, for `study.run`."""
     plain = {name: get_arm(name) for name in ablation.arms}
-    varied = []
+    varied = [(plain, preset)] if plain else []
     for name, changes in ablation.variations:
         arm, changed = vary(get_arm(name), preset, changes)
         varied.append(({label(name, changes): arm}, changed))
-    return [(plain, preset), *varied]
+    return varied

@@ -148,7 +148,7 @@ def describe(
     """
     _check(preset, arms, seeds)
     lines = [f"Dry run: preset {preset.name}, arms {', '.join(arms)}, {seeds} seed(s)."]
-    models, gigabytes = _models(preset, needed_models(arms))
+    models, gigabytes = _models(preset, needed_models([get_arm(a) for a in arms]))
     lines += _data(preset, data_root) + models
     runs = "less than 1"
     if preset.benchmark in openood.LAYOUTS:

@@ -193,15 +193,10 @@ def get_arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def needed_models(arms: Sequence[str]) -> list[str]:
-    """Which of a preset's models these arms need: `"teacher"`, `"pipeline"`, both or none.
-
-    Raises:
-        ValueError: for an unknown arm.
-    """
-    recipes = [get_arm(name) for name in arms]
-    parts = ["teacher"] * any(r.asks_teacher for r in recipes)
-    return parts + ["pipeline"] * any(r.outliers or r.encodes for r in recipes)
+def needed_models(arms: Sequence[Arm]) -> list[str]:
+    """Which of a preset's models these arms need: `"teacher"`, `"pipeline"`, both or none."""
+    parts = ["teacher"] * any(arm.asks_teacher for arm in arms)
+    return parts + ["pipeline"] * any(arm.outliers or arm.encodes for arm in arms)
 
 
 def column_means(latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n w"]:

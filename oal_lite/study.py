@@ -314,7 +314,10 @@ def _seeds(seeds: Iterable[int]) -> list[int]:
 
 
 def find_models(
-    preset: Preset, arms: Sequence[str], *, progress: Callable[[str], None] = log.info
+    preset: Preset,
+    arms: Sequence[str] | Mapping[str, Arm],
+    *,
+    progress: Callable[[str], None] = log.info,
 ) -> None:
     """Make sure that every model the arms need is there before anything is trained.
 
@@ -324,7 +327,7 @@ def find_models(
         OSError: for a model that is not there, with the way to get it.
         ValueError: for a damaged one.
     """
-    for name in (getattr(preset, part) for part in needed_models(arms)):
+    for name in (getattr(preset, part) for part in needed_models([*_arms(arms).values()])):
         if name == TINY:
             continue
         if preset.download and not Path(name).is_dir() and weights.in_cache(name) is None:

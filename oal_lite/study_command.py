@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_device(device)
     pretrain = [command.pretrains(arguments, turn) for turn, _ in turns]
     for (turn, _), trains in zip(turns, pretrain, strict=True):
-        if not trains:
-            study.find_models(turn, arms, progress=say)
+        for some in (some for *_, jobs in sections for some, _ in jobs(turn) if not trains):
+            study.find_models(turn, some, progress=say)
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
     make_folder(path.parent)
     kept = set()  # sections that hold more than what is asked for now
@@ -156,6 +156,8 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
         names = arguments.ablation.split(",")
         names = list(ablations.ABLATIONS) if names == ["all"] else names
         chosen = [(name, ablations.get_ablation(name)) for name in names]
-        sections = [(name, a.question, a.arms, partial(ablations.jobs, a)) for name, a in chosen]
+        sections = [
+            (name, a.question, a.baselines, partial(ablations.jobs, a)) for name, a in chosen
+        ]
     held_out = ", held out" if arguments.hold_out else ""  # beside what has seen all classes
     return [(name + held_out, *rest) for name, *rest in sections]

@@ -165,6 +165,17 @@ def test_a_choice_is_shown_and_kept_without_any_test_set(command, capsys):
     assert "| kd − ce | " in shown and "near" not in shown and "far" not in shown
 
 
+def test_only_models_that_the_asked_arms_need_are_looked_for(command, capsys):
+    run, path = command
+    words = ("--ablation", "followed", "--pipeline", "nowhere", "--seeds", "2", "--validation")
+    assert run(*words) == 0, "no arm of it needs a diffusion model"
+    part = json.loads(path.read_text())["choices"]["followed"]
+    labels = [f"kd-distance-twice+distance={kind}" for kind in ("knn", "energy")]
+    assert list(part["table"]) == labels
+    assert f"| {labels[1]} − {labels[0]} | " in part["markdown"]
+    capsys.readouterr()
+
+
 def test_ablations_are_held_out_too_and_a_smaller_study_replaces_none(command, capsys):
     run, path = command
     words = ["--ablation", "followed", "--teacher", "none", "--hold-out", "star"]
