@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from oal_lite.data_parallel import is_first
     from oal_lite.files import make_folder
     from oal_lite.materials import Materials
+    from oal_lite.recipes import get_arm, needed_models
     from oal_lite.workers import default_workers
 
     preset, arms = command.read(arguments)
@@ -54,8 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
     device = arguments.device or study.default_device()
     check_device(device)
     make_folder(Path(arguments.out))  # before hours of training, not after
-    if command.pretrains(arguments, preset):
-        command.pretrain(preset, device, say)
+    models = needed_models([get_arm(arm) for arm in arms])
+    if command.pretrains(arguments, preset, models):
+        command.pretrain(preset, device, say, models)
     study.find_models(preset, arms, progress=say)
     results = study.run(
         preset, arms, range(arguments.seeds), runs=arguments.runs, device=device,

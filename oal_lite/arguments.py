@@ -57,6 +57,17 @@ def need_number(**values: object) -> None:
             raise ValueError(f"{name}={_short(value)}; expected a finite number, such as 0.5")
 
 
+def need_names(**values: object) -> None:
+    """Refuse what is no list or tuple of strings; a single string is none either.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, list | tuple) or not all(isinstance(x, str) for x in value):
+            raise ValueError(f"{name}={_short(value)}; expected several names, as ['cat', 'dog']")
+
+
 def need_tensor(**values: object) -> None:
     """Refuse what is no tensor: a NumPy array, a list, None.
 

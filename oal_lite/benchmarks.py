@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
-from oal_lite.arguments import need_count, need_tensor, need_whole
+from oal_lite.arguments import need_count, need_names, need_tensor, need_whole
 from oal_lite.images import LazyImages, check_images, subset
 
 OOD_LABEL = -1
@@ -112,9 +112,9 @@ class Benchmark:
     def hold_out(self, classes: Sequence[str]) -> "Benchmark":
         """Take classes out of the ID task: what a choice can be made on where no other OOD is.
 
-        Their training images become the validation-OOD set `"held-out"`. They must be unseen: a
-        teacher has to be trained without them, too. The OOD sets of the whole task are left out, so
-        that no choice can look at them.
+        Their training images become the validation-OOD set `"held-out"`. They must be unseen:
+        teacher and diffusion model have to be trained without them, too. The OOD sets of the whole
+        task are left out, so that no choice can look at them.
 
         Args:
             classes: names; none of them leaves the benchmark as it is.
@@ -122,12 +122,12 @@ class Benchmark:
         Raises:
             ValueError: for a class that is not there or is named twice, or if fewer than two stay.
         """
+        need_names(classes=classes)
         if not classes:
             return self
         names = self.class_names
-        if isinstance(classes, str) or not set(classes) <= set(names):
-            odd = classes if isinstance(classes, str) else min(set(classes) - set(names))
-            raise ValueError(f"held-out class {odd!r} is not one of {', '.join(names)}")
+        if odd := sorted(set(classes) - set(names)):
+            raise ValueError(f"held-out class {odd[0]!r} is not one of {', '.join(names)}")
         if len(set(classes)) < len(classes) or len(names) - len(classes) < 2:
             raise ValueError(
                 f"held out are {', '.join(classes)} of {len(names)} classes; name each class once, "
@@ -138,7 +138,7 @@ class Benchmark:
         place[kept] = torch.arange(len(kept))
 
         def part(images: ImageSet, *, known: bool) -> ImageSet:
-            labels = place[images.labels]
+            labels = place[images.labels.long()]
             pick = ((labels != OOD_LABEL) == known).nonzero()[:, 0]
             return ImageSet(subset(images.images, pick), labels[pick])
 

@@ -63,14 +63,13 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
             f"{', '.join(openood.LAYOUTS)}"
         )
     layout, n_train = openood.LAYOUTS[preset.benchmark], _n_train(preset)
-    n_classes = layout.n_classes - len(preset.held_out)
     n_scored = N_IMAGES[preset.benchmark][1]
     n_scored = min(n_scored, 10 * preset.benchmark_sizes.get("n_ood", n_scored))
     s, d = preset.train, preset.diffusion
     teacher = COUNTED["ViT-B/16, one image"]
     unet = COUNTED["UNet, one sample, one step"]
     encoder, decoder = COUNTED["encoder, one image"], COUNTED["decoder, one latent"]
-    forward, both = student_flop(preset, layout.crop, n_classes)
+    forward, both = student_flop(preset, layout.crop, layout.n_classes)
     recipes = [get_arm(a) for a in arms]
     selections = {r.synthesised for r in recipes if r.outliers}
     # outlier exposure doubles the batch, and so do images on which the teacher answers too
@@ -81,7 +80,7 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
     if not _paper_size(preset.pipeline):
         unet = encoder = decoder = 0.0
     views = n_train * s.n_views * teacher
-    id_features = preset.n_per_class * n_classes * teacher
+    id_features = preset.n_per_class * layout.n_classes * teacher
     stages = {
         "teacher on all views": any(r.asks_teacher for r in recipes) * views,
         "teacher's answers": _asked(recipes) * views,
@@ -109,23 +108,21 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     """
     _check(preset, arms, seeds)
     recipes, layout = [get_arm(a) for a in arms], openood.LAYOUTS[preset.benchmark]
-    n_classes = layout.n_classes - len(preset.held_out)
-    features = preset.train.n_views * (768 + n_classes) * 4  # of ViT-B/16, single precision
+    features = preset.train.n_views * (768 + layout.n_classes) * 4  # of ViT-B/16, single precision
     latent = 4 * (64 if _paper_size(preset.pipeline) else 8) ** 2 * 4
     picture = 3 * layout.crop**2
     an_image = latent * any(r.encodes for r in recipes) + picture * any(r.decodes for r in recipes)
     looks = any(r.asks_teacher for r in recipes) + _asked(recipes)
     knn = preset.knn
-    vectors = n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
+    vectors = layout.n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
     outliers = vectors + preset.diffusion.n_latents * (latent + picture)
     outliers *= len({r.synthesised for r in recipes if r.outliers})
     return float(_n_train(preset) * (seeds * looks * features + an_image) + seeds * outliers)
 
 
 def _n_train(preset: Preset) -> int:
-    n, n_classes = N_IMAGES[preset.benchmark][0], openood.LAYOUTS[preset.benchmark].n_classes
-    n = min(n, preset.benchmark_sizes.get("n_train", n))
-    return n * (n_classes - len(preset.held_out)) // n_classes
+    n = N_IMAGES[preset.benchmark][0]
+    return min(n, preset.benchmark_sizes.get("n_train", n))
 
 
 def _asked(recipes: Sequence[Arm]) -> int:

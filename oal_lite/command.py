@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from oal_lite.presets import Preset, get_preset
 
@@ -74,8 +74,8 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
-    """Whether the preset's own models are asked for and have to be trained yet.
+def pretrains(arguments: argparse.Namespace, preset: Preset, models: Sequence[str]) -> bool:
+    """Whether these of the preset's own models are asked for and have to be trained yet.
 
     Raises:
         ValueError: if they are asked for, and are not trained here.
@@ -85,7 +85,7 @@ def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
     from oal_lite.data_parallel import launched
     from oal_lite.pretrain.parts import missing
 
-    wanted = bool(missing(preset))
+    wanted = bool(missing(preset, models))
     if wanted and launched() > 1:
         raise ValueError(
             f"--pretrain in {launched()} processes of `accelerate launch` would train each model "
@@ -94,16 +94,18 @@ def pretrains(arguments: argparse.Namespace, preset: Preset) -> bool:
     return wanted
 
 
-def pretrain(preset: Preset, device: str, say: Callable[[str], None]) -> None:
-    """Train the preset's own models, as far as they are not there.
+def pretrain(
+    preset: Preset, device: str, say: Callable[[str], None], models: Sequence[str]
+) -> None:
+    """Train these of the preset's own models, as far as they are not there.
 
     Raises:
         ValueError: for images that cannot be read.
     """
     from oal_lite.pretrain.parts import missing, train_missing
 
-    say(f"pretraining: {', '.join(missing(preset))}")
-    train_missing(preset, device, say)
+    say(f"pretraining: {', '.join(missing(preset, models))}")
+    train_missing(preset, device, say, models)
 
 
 def clock() -> Callable[[str], None]:

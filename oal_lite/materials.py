@@ -122,6 +122,12 @@ class Materials:
         teacher = Teacher.from_pretrained(
             folder, device=self.device, dtype=self._dtype, download=self.preset.download
         )
+        seen = {_plain(n) for n in teacher.class_names}
+        if odd := [name for name in self.preset.held_out if _plain(name) in seen]:
+            raise ValueError(
+                f"teacher {self.preset.teacher} knows {', '.join(odd)}, held out here: for it they "
+                "are no OOD; give one that was trained without them"
+            )
         if teacher.n_classes != len(classes):
             raise ValueError(
                 f"teacher {self.preset.teacher} tells {teacher.n_classes} classes apart, the "

@@ -3,7 +3,9 @@
 The numbers of the paper's released code stand in the comments where a preset departs from them.
 """
 
+import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -252,6 +254,9 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
 def without(classes: Sequence[str]) -> str:
     """The end of a name that says which classes are held out: `"-without-cat-dog"`, or nothing."""
     words = "-".join(name.replace(" ", "_") for name in sorted(classes))
+    if len(words) > 80:  # a file's name has to end somewhere
+        digest = hashlib.sha256("\n".join(sorted(classes)).encode()).hexdigest()[:8]
+        words = f"{len(classes)}-classes-{digest}"
     return f"{WITHOUT}{words}" if words else ""
 
 
@@ -259,15 +264,30 @@ def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
     """The same settings with classes held out of the ID task (see `Benchmark.hold_out`).
 
     The models that are trained here have a folder of their own: they must not see these classes.
+    Models from outside stay; what they have seen is theirs to say.
+
+    Raises:
+        ValueError: for what are no names, or where others are held out already.
     """
+    from oal_lite.arguments import need_names  # it imports torch, which a command's --help need not
+
+    need_names(classes=classes)
     if not classes:
         return preset
+    if preset.held_out:
+        raise ValueError(f"{', '.join(preset.held_out)} are held out already; name all at once")
     suffix = without(classes)
     folder = Path("models") / f"{preset.pretrain}{suffix}"
     own = {} if preset.pretrain is None else {
         "teacher": str(folder / "teacher"), "pipeline": str(folder / "pipeline")
     }  # fmt: skip
     return replace(preset, name=preset.name + suffix, held_out=tuple(sorted(classes)), **own)
+
+
+def pretrain_command(part: str, name: str, held_out: Sequence[str] = ()) -> str:
+    """The command that trains a part of a preset's own models."""
+    classes = f" --hold-out {shlex.quote(','.join(held_out))}" if held_out else ""
+    return f"python -m oal_lite.pretrain {part} --preset {name}{classes}"
 
 
 def smoke() -> bool:

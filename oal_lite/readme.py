@@ -44,7 +44,7 @@ def tables(figures: Path) -> dict[str, str]:
         "scores": _scores(study),
         "claims": claims.markdown(study),
         "ablations": "\n\n".join(map(_ablation, study["ablations"].values())) or NONE,
-        "real": _levels(real[0]) if real else NO_REAL,
+        "real": next((_levels(study) for study in real if "markdown" in study), NO_REAL),
         "all real": "\n\n".join(map(_real, real)) or NO_REAL,
         "speed": _ratios(speed) + "\n\n" + _measured(speed),
         "limits": _limits(speed) + "\n\n" + _measured(speed),
@@ -77,7 +77,7 @@ def _ablation(section: Mapping) -> str:
 
 
 def _choices(study: Mapping) -> str:
-    """What was chosen on validation-OOD, with the differences to the first arm."""
+    """What was chosen on validation-OOD, with the differences to the first baseline."""
     parts = []
     for section in study.get("choices", {}).values():
         levels, caption, *paired = section["markdown"].split("\n\n")
@@ -93,9 +93,9 @@ def _levels(study: Mapping) -> str:
 
 def _real(study: Mapping) -> str:
     """The same, the differences to the first baseline, then its ablations and choices."""
-    paired = study["markdown"].split("\n\n")[2:3]
-    parts = [_levels(study), *paired, *map(_ablation, study["ablations"].values())]
-    return "\n\n".join(filter(None, [*parts, _choices(study)]))
+    parts = [_levels(study), *study["markdown"].split("\n\n")[2:3]] if "markdown" in study else []
+    parts += [*map(_ablation, study.get("ablations", {}).values()), _choices(study)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _ratios(speed: Mapping) -> str:

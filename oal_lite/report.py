@@ -25,7 +25,7 @@ COLUMNS: dict[str, Column] = {
     "far AUROC": lambda r: r.metric("far", "auroc"),
     "far FPR95": lambda r: r.metric("far", "fpr95"),
 }
-# For choices, which no test set may have a part in.
+# For choices, which no test-OOD may have a part in.
 VALIDATION: dict[str, Column] = {
     "ID acc": COLUMNS["ID acc"],
     "validation AUROC": lambda r: r.metric("validation", "auroc"),
@@ -174,10 +174,10 @@ def caption(results: Sequence[Run]) -> str:
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"].split(WITHOUT)[0]
     text = f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
-    held_out = {r.record["seed"]: r.record["preset"].get("held_out") for r in results}
-    if any(held_out.values()):
-        turns = (f"{' and '.join(classes)} (seed {s})" for s, classes in sorted(held_out.items()))
-        text += f" Held out of all trainings, and validation-OOD: {', '.join(turns)}."
+    held_out = {(r.record["seed"], held_out_of(r.record)) for r in results}
+    turns = [f"{' and '.join(names)} (seed {seed})" for seed, names in sorted(held_out) if names]
+    if turns:
+        text += f" Held out of the trainings here, as validation-OOD: {', '.join(turns)}."
     if missing := sorted({name for r in results for name in r.record.get("missing", [])}):
         text += f" Not at hand, and left out of the averages: {', '.join(missing)}."
     return text
@@ -254,8 +254,15 @@ def add_section(path: Path, name: str, content: dict, *, choice: bool = False) -
         _add_section(path, name, content, _part(name, choice))
 
 
-def trained(path: Path, name: str, *, choice: bool = False) -> set[tuple[str, int]]:
-    """Arm and seed of every run in a section of `study.json`; none where there is no such section.
+def held_out_of(record: Mapping) -> tuple[str, ...]:
+    """The classes that a run was made without; runs of older versions saw them all."""
+    return tuple(record["preset"].get("held_out", ()))
+
+
+def trained(
+    path: Path, name: str, *, choice: bool = False
+) -> set[tuple[str, int, tuple[str, ...]]]:
+    """Arm, seed and held-out classes of every run in a section of `study.json`, if there is one.
 
     Raises:
         ValueError: for a damaged file.
@@ -263,7 +270,8 @@ def trained(path: Path, name: str, *, choice: bool = False) -> set[tuple[str, in
     study, part = _read_study(path), _part(name, choice)
     section = study.get(part, {}).get(name, {}) if part else study
     try:
-        return {(run["arm"], run["seed"]) for run in section.get("runs", [])}
+        runs = section.get("runs", [])
+        return {(run["arm"], run["seed"], held_out_of(run)) for run in runs}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged (runs of {name!r}: {error}); restore it, or delete it"

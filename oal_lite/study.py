@@ -21,9 +21,10 @@ from oal_lite.arguments import check_device, need_count, need_seed
 from oal_lite.benchmarks import Benchmark, generator_for
 from oal_lite.data_parallel import is_first, launched, meet
 from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
+from oal_lite.images import join
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
-from oal_lite.presets import TINY, Preset
+from oal_lite.presets import TINY, Preset, pretrain_command
 from oal_lite.recipes import Arm, build_terms, get_arm, needed_models
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
@@ -110,7 +111,7 @@ def _train_one(
     elif arm.exposure == "real":
         if not benchmark.validation_ood:
             raise ValueError(f"{arm_name} trains on validation-OOD images, and there are none here")
-        real = torch.cat([s.images for s in benchmark.validation_ood.values()])
+        real = join([s.images for s in benchmark.validation_ood.values()])
     student = materials.student()
     student.load_state_dict(materials.start)
     known = TeacherOutputs(views.teacher_features[0], views.teacher_logits[0])
@@ -271,10 +272,11 @@ def side_by_side(
         device: where to train.
         workers: processes.
         fresh: repeat runs that are there.
-        pretrain: train teacher and diffusion model in the same pool, beside the common starts.
+        pretrain: train the models that the arms need in the same pool, beside the common starts.
         progress: called when a task begins and ends.
     """
-    models = pretraining(jobs[0][1], device) if pretrain else None
+    recipes = [arm for arms, _ in jobs for arm in _arms(arms).values()]
+    models = pretraining(jobs[0][1], device, needed_models(recipes)) if pretrain else None
     tasks: list[Task] = []
     for arms, preset in jobs:
         missing = [
@@ -327,9 +329,16 @@ def find_models(
         OSError: for a model that is not there, with the way to get it.
         ValueError: for a damaged one.
     """
-    for name in (getattr(preset, part) for part in needed_models([*_arms(arms).values()])):
+    for part in needed_models([*_arms(arms).values()]):
+        name = getattr(preset, part)
         if name == TINY:
             continue
+        if preset.held_out and preset.pretrain and not Path(name).is_dir():
+            part = {"pipeline": "diffusion"}.get(part, part)
+            raise FileNotFoundError(
+                f"there is no model folder {name!r}, trained without {', '.join(preset.held_out)}; "
+                f"make it by {pretrain_command(part, preset.pretrain, preset.held_out)}"
+            )
         if preset.download and not Path(name).is_dir() and weights.in_cache(name) is None:
             progress(f"downloading {weights.describe(name)}")
         weights.find(name, download=preset.download)

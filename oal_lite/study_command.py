@@ -33,10 +33,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--validation", action="store_true",
-        help="for a choice: the tables show validation-OOD alone, no test set",
+        help="for a choice: the tables show validation-OOD alone, no test-OOD",
     )  # fmt: skip
     p.add_argument(
-        "--hold-out", default="", metavar="CLASS,CLASS;...",
+        "--hold-out", metavar="CLASS,CLASS;...",
         help="the same on classes that no model sees and that become validation-OOD, in place of "
         "all OOD sets; groups of them take turns, by the seed modulo their number",
     )  # fmt: skip
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     from oal_lite.arguments import check_device
     from oal_lite.data_parallel import is_first
     from oal_lite.files import make_folder
+    from oal_lite.recipes import needed_models
     from oal_lite.workers import default_workers
 
     say = command.clock() if is_first() else str  # of several processes one speaks
@@ -72,28 +73,36 @@ def run(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{name:14} {ablation.question}\n")
         return
     preset, arms = command.read(arguments)
-    turns, sections = _turns(arguments, preset), _sections(arguments, arms)
-    choice = arguments.validation or bool(arguments.hold_out)
+    groups, choice = _groups(arguments), arguments.validation or arguments.hold_out is not None
+    if choice:
+        arms = _choosing(arms, asked=arguments.arms != DEFAULT_ARMS)
+        _check_validation(preset, groups)
+    turns, sections = _turns(arguments, preset, groups), _sections(arguments, arms)
     device = arguments.device or study.default_device()
     check_device(device)
-    pretrain = [command.pretrains(arguments, turn) for turn, _ in turns]
+    recipes = {
+        label: arm for *_, jobs in sections for some, _ in jobs(preset)
+        for label, arm in some.items()
+    }  # fmt: skip
+    models = needed_models([*recipes.values()])
+    pretrain = [command.pretrains(arguments, turn, models) for turn, _ in turns]
     for (turn, _), trains in zip(turns, pretrain, strict=True):
-        for some in (some for *_, jobs in sections for some, _ in jobs(turn) if not trains):
-            study.find_models(turn, some, progress=say)
+        if not trains:
+            study.find_models(turn, recipes, progress=say)
     path = Path(arguments.out) / results_file(preset.name, ablation=bool(arguments.ablation))
     make_folder(path.parent)
     kept = set()  # sections that hold more than what is asked for now
     for name, *_, jobs in sections:
         asked = {
-            (arm, seed) for turn, seeds in turns for some, _ in jobs(turn) for arm in some
-            for seed in seeds
+            (arm, seed, turn.held_out) for turn, seeds in turns for some, _ in jobs(turn)
+            for arm in some for seed in seeds
         }  # fmt: skip
         if lost := report.trained(path, name, choice=choice) - asked:
             kept.add(name)
             say(
                 f"{path} holds {len(lost)} trainings of {name!r} that are not asked for now, such "
-                f"as {', seed '.join(map(str, min(lost)))}; it stays as it is. For a file of these "
-                "alone name another folder with --out"
+                f"as {', seed '.join(map(str, min(lost)[:2]))}; it stays as it is. For a file of "
+                "these alone name another folder with --out"
             )
     how = {"runs": arguments.runs, "device": device, "progress": say}
     for (turn, seeds), trains in zip(turns, pretrain, strict=True):
@@ -103,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
         if workers > 1:
             study.side_by_side(every_job, seeds, workers=workers, pretrain=trains, **how)
         elif trains:
-            command.pretrain(turn, device, say)
+            command.pretrain(turn, device, say, models)
     for name, question, baselines, jobs in sections:
         results = [
             run for turn, seeds in turns for some, changed in jobs(turn)
@@ -129,17 +138,63 @@ def results_file(preset: str, *, ablation: bool) -> str:
     return "study.json" if shown else f"{preset}.json"
 
 
-def _turns(arguments: argparse.Namespace, preset: Preset) -> list[tuple[Preset, list[int]]]:
-    """The preset and its seeds; or one without each group of held-out classes, and those of it."""
+def _groups(arguments: argparse.Namespace) -> list[list[str]]:
+    """The groups of classes that are held out in turn; none where nothing is asked for."""
+    if arguments.hold_out is None:
+        return []
+    groups = [command.words(text) for text in arguments.hold_out.split(";")]
+    if [] in groups:
+        raise ValueError(
+            f"--hold-out {arguments.hold_out!r}: a group without a class; expected names as in "
+            "'cat,dog' or, for groups that take turns, 'cat,dog;ship,truck'"
+        )
+    return groups
+
+
+def _choosing(arms: list[str], *, asked: bool) -> list[str]:
+    """The arms that a choice may look at: not those that have trained on validation-OOD."""
+    from oal_lite.recipes import get_arm
+
+    fit = [arm for arm in arms if get_arm(arm).exposure != "real"]
+    if asked and fit != arms:
+        odd = next(arm for arm in arms if arm not in fit)
+        raise ValueError(
+            f"{odd} trains on validation-OOD, which then says nothing of it; leave it out of --arms"
+        )
+    return fit
+
+
+def _check_validation(preset: Preset, groups: list[list[str]]) -> None:
+    """Refuse classes that are not there, and a choice without validation-OOD, before all else."""
+    from oal_lite.materials import Materials
+
+    benchmark = Materials(preset, 0, progress=str).benchmark
+    for group in groups:
+        benchmark.hold_out(group)
+    if not groups and not benchmark.validation_ood:
+        raise ValueError(
+            f"{benchmark.name} has no validation-OOD at hand; hold classes out: --hold-out "
+            f"{','.join(benchmark.class_names[:2])}"
+        )
+
+
+def _turns(
+    arguments: argparse.Namespace, preset: Preset, groups: list[list[str]]
+) -> list[tuple[Preset, list[int]]]:
+    """The preset and its seeds; or one without each group of classes, and the seeds of it."""
     from dataclasses import replace
 
     from oal_lite.presets import hold_out
 
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
-    groups = [g for text in arguments.hold_out.split(";") if (g := command.words(text))]
     if not groups:
         return [(preset, seeds)]
     given = {k: v for k in ("teacher", "pipeline") if (v := getattr(arguments, k)) is not None}
+    if given and len(groups) > 1:
+        raise ValueError(
+            f"--{min(given)} with {len(groups)} groups of held-out classes: one model cannot have "
+            "missed each of them; give one group, or no model"
+        )
     turns = [(replace(hold_out(preset, group), **given), []) for group in groups]
     for seed in seeds:
         turns[seed % len(turns)][1].append(seed)
@@ -149,9 +204,11 @@ def _turns(arguments: argparse.Namespace, preset: Preset) -> list[tuple[Preset, 
 def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
     """Name, question, baselines and jobs (of a preset) of every section that was asked for."""
     from oal_lite import ablations
+    from oal_lite.recipes import get_arm
 
     if arguments.ablation is None:
-        sections = [("arms", "What is each arm worth?", BASELINES, lambda p: [(arms, p)])]
+        recipes = {arm: get_arm(arm) for arm in arms}
+        sections = [("arms", "What is each arm worth?", BASELINES, lambda p: [(recipes, p)])]
     else:
         names = arguments.ablation.split(",")
         names = list(ablations.ABLATIONS) if names == ["all"] else names
@@ -159,5 +216,7 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
         sections = [
             (name, a.question, a.baselines, partial(ablations.jobs, a)) for name, a in chosen
         ]
-    held_out = ", held out" if arguments.hold_out else ""  # beside what has seen all classes
+    held_out = (
+        ", held out" if arguments.hold_out is not None else ""
+    )  # beside what has seen all classes
     return [(name + held_out, *rest) for name, *rest in sections]

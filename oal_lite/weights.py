@@ -20,6 +20,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 UNUSED = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*non_ema*", "v1-*"]
 # The cache is asked for no more than was fetched, or what was left out would count as missing.
+MANIFEST = "manifest.json"  # beside a folder of models
 WANTED = {"allow_patterns": PATTERNS, "ignore_patterns": UNUSED}
 
 
@@ -111,20 +112,32 @@ def _fetch(name: str) -> Path:
         ) from None
 
 
+def read_manifest(folder: Path) -> dict:
+    """What the `manifest.json` of a folder of models notes; nothing where there is none.
+
+    Raises:
+        ValueError: for a damaged one.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text()) if path.is_file() else {}
+        if not all(isinstance(part, dict) for part in (manifest, *manifest.values())):
+            raise ValueError("it holds no tables by name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); restore it, or train all its models anew"
+        ) from None
+    return manifest
+
+
 def check_manifest(folder: Path) -> None:
     """Compare a model folder with the sha256 sums in the `manifest.json` beside it, if any.
 
     Raises:
         ValueError: for the first file that is missing or altered.
     """
-    path = folder.resolve().parent / "manifest.json"
-    if not path.is_file():
-        return
-    try:
-        sums = json.loads(path.read_text()).get("sha256", {})
-    except (ValueError, AttributeError):
-        raise ValueError(f"{path} is no JSON manifest; restore it or delete it") from None
-    for name, expected in sums.items():
+    path = folder.resolve().parent / MANIFEST
+    for name, expected in read_manifest(path.parent).get("sha256", {}).items():
         if Path(name).parts[:1] != (folder.resolve().name,):
             continue
         file = path.parent / name

@@ -233,15 +233,15 @@ def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> No
             getattr(materials, what)
 
 
-def pretraining(preset: Preset, device: str) -> Task:
-    """The task that trains the preset's own teacher and diffusion model."""
-    return Task("models", _pretrain, (preset, device))
+def pretraining(preset: Preset, device: str, models: Sequence[str]) -> Task:
+    """The task that trains the preset's own models, as far as they are named."""
+    return Task("models", _pretrain, (preset, device, models))
 
 
-def _pretrain(preset: Preset, device: str) -> None:
+def _pretrain(preset: Preset, device: str, models: Sequence[str]) -> None:
     from oal_lite.pretrain.parts import train_missing
 
-    train_missing(preset, device, say=str)
+    train_missing(preset, device, str, models)
 
 
 def _train(

@@ -6,15 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oal_lite import budget, report, run_files, study
+from oal_lite import readme, report, run_files, study
 from oal_lite.benchmarks import Benchmark, ImageSet, load
 from oal_lite.images import late
 from oal_lite.materials import Materials
-from oal_lite.presets import get_preset, hold_out, without
+from oal_lite.presets import get_preset, hold_out, pretrain_command, without
+from oal_lite.pretrain import parts, unet
 from oal_lite.pretrain.__main__ import main as pretrain_main
 from oal_lite.pretrain.settings import PretrainSettings, source_for
 from oal_lite.shapes import ID_SHAPES
+from oal_lite.students import ResNet18
 from oal_lite.study_command import main
+from oal_lite.teacher import Teacher
 
 
 def numbered(labels, first=0):
@@ -63,7 +66,8 @@ def test_nothing_held_out_changes_nothing(four_classes):
     ("classes", "message"),
     [
         (["cow"], "held-out class 'cow' is not one of ant, bee, cat, dog"),
-        ("ant", "held-out class 'ant' is not one of ant, bee"),
+        ("ant", "classes='ant'; expected several names"),
+        ([["ant"]], "expected several names"),
         (["ant", "ant"], "name each class once"),
         (["ant", "bee", "cat"], "leave at least two"),
     ],
@@ -105,12 +109,6 @@ def test_the_command_trains_the_models_of_the_remaining_classes(tmp_path, monkey
     assert pretrain_main(words) == 0
     assert str(asked["out"]) == "models/shapes-without-heart-star", "not the shipped folder"
     assert set(ID_SHAPES) - set(asked["source"].class_names) == {"star", "heart"}
-
-
-def test_a_dry_run_counts_the_images_that_are_left():
-    whole = get_preset("cifar10-medium")
-    flop = [budget.flop(p, ["ce"], 1) for p in (whole, hold_out(whole, ["cat", "dog"]))]
-    assert flop[1]["student, arms"] == pytest.approx(0.8 * flop[0]["student, arms"], rel=1e-3)
 
 
 def test_a_teacher_of_all_classes_is_refused(tiny_preset):
@@ -192,3 +190,134 @@ def test_held_out_images_are_those_of_the_training_set(tiny_preset):
     whole = load("shapes", **tiny_preset.benchmark_sizes)
     star = whole.train.images[whole.train.labels == whole.class_names.index("star")]
     assert torch.equal(materials.benchmark.validation_ood["held-out"].images, star)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hold-out", ";"], "a group without a class; expected names as in 'cat,dog'"),
+        (["--hold-out", " "], "a group without a class"),
+        (["--hold-out", "star;"], "a group without a class"),
+        (["--hold-out", "star;sar"], "held-out class 'sar' is not one of circle"),
+        (["--hold-out", "star,star"], "name each class once"),
+        (["--hold-out", "star", "--arms", "kd,oe-real"], "oe-real trains on validation-OOD"),
+        (["--validation", "--arms", "oe-real"], "oe-real trains on validation-OOD"),
+        (["--hold-out", "star;moon", "--teacher", "x"], "--teacher with 2 groups of held-out"),
+        (["--hold-out", "star;moon", "--pipeline", "x"], "--pipeline with 2 groups of held-out"),
+        (
+            ["--hold-out", "star"],
+            "trained without star; make it by python -m oal_lite.pretrain teacher --preset shapes "
+            "--hold-out star",
+        ),
+    ],
+)
+def test_what_no_choice_can_be_made_on_is_said_before_anything_is_trained(
+    command, capsys, words, message
+):
+    assert command[0](*words) == 2
+    assert message in capsys.readouterr().err and not command[1].exists()
+
+
+def test_a_choice_without_validation_ood_is_refused(command, capsys, monkeypatch):
+    bare = replace(load("shapes", n_train=20, n_val=10, n_test=10, n_ood=1), validation_ood={})
+    monkeypatch.setattr(Materials, "benchmark", bare)
+    assert command[0]("--validation", "--arms", "ce") == 2
+    assert "shapes has no validation-OOD at hand; hold classes out" in capsys.readouterr().err
+
+
+def test_the_default_arms_of_a_choice_have_not_trained_on_validation_ood(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "find_models", lambda preset, arms, **_: asked.extend(arms))
+    monkeypatch.setattr(study, "run", lambda *a, **k: (_ for _ in ()).throw(ValueError("enough")))
+    assert command[0]("--validation") == 2
+    assert "oal" in asked and "oe-real" not in asked
+
+
+def test_other_classes_do_not_take_the_place_of_those_that_were_held_out(command, capsys):
+    run, path = command
+    assert run("--arms", "ce", "--seeds", "1", "--hold-out", "star;heart") == 0
+    kept = json.loads(path.read_text())["choices"]
+    assert run("--arms", "ce", "--seeds", "1", "--hold-out", "heart;star") == 0
+    assert "it stays as it is" in capsys.readouterr().out
+    assert json.loads(path.read_text())["choices"] == kept
+
+
+def test_a_teacher_that_knows_a_held_out_class_is_refused(tiny_preset, tmp_path):
+    from transformers import CvtForImageClassification
+
+    model = CvtForImageClassification.from_pretrained(tiny_preset.teacher)
+    names = ["Star", *(f"x{i}" for i in range(9))]
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: i for i, name in enumerate(names)}
+    model.save_pretrained(tmp_path / "teacher")
+    preset = replace(hold_out(tiny_preset, ["star"]), teacher=str(tmp_path / "teacher"))
+    with pytest.raises(ValueError, match="knows star, held out here: for it they are no OOD"):
+        _ = Materials(preset, 0).teacher
+
+
+def test_only_the_models_that_are_needed_are_pretrained_and_without_the_held_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    preset, asked = hold_out(get_preset("shapes"), ["star"]), []
+    monkeypatch.setattr(parts, "source_for", lambda *words: words)
+    monkeypatch.setattr(
+        parts, "train", lambda names, settings, out, *rest: asked.append((names, out, rest))
+    )
+    assert parts.missing(preset, []) == [] and parts.missing(preset, ["teacher"]) == ["teacher"]
+    assert parts.missing(preset) == ["teacher", "autoencoder", "unet"]
+    parts.train_missing(preset, "cpu", str, ["teacher"])
+    ((names, out, (_, source, _)),) = asked
+    assert names == ["teacher"] and str(out) == "models/shapes-without-star"
+    assert source[0] == "shapes" and source[3] == ("star",)
+
+
+def test_the_samples_of_such_models_are_judged_by_students_of_the_same_classes(
+    tiny_preset, tiny_teacher_folder, tiny_pipeline_folder, tmp_path, monkeypatch
+):
+    seen = []
+
+    def judge(arm, materials):
+        seen.append(materials.preset.held_out)
+        return None, ResNet18(9, width=2)
+
+    monkeypatch.setattr(unet, "train_one", judge)
+    (tmp_path / "pipeline").symlink_to(tiny_pipeline_folder)
+    source = source_for("shapes", PretrainSettings(n_images=10), None, ("star",))
+    found = unet.recognised(tmp_path, Teacher.from_pretrained(tiny_teacher_folder), source, each=1)
+    assert seen == [("star",)] and found["samples"] == 9
+
+
+def test_names_of_many_classes_still_make_a_file_name():
+    many = [f"class number {i}" for i in range(60)]
+    assert len(without(many)) < 60 and without(many) == without(many[::-1])
+    assert without(many) != without(many[1:])
+
+
+def test_classes_are_held_out_once(own_errors):
+    preset = hold_out(get_preset("shapes"), ["star"])
+    with pytest.raises(ValueError, match="star are held out already; name all at once"):
+        hold_out(preset, ["heart"])
+    with pytest.raises(ValueError, match="classes='star'; expected several names"):
+        hold_out(get_preset("shapes"), "star")
+    assert pretrain_command("unet", "x", ["sweet pepper", "ship"]) == (
+        "python -m oal_lite.pretrain unet --preset x --hold-out 'sweet pepper,ship'"
+    )
+
+
+def test_a_caption_names_what_was_held_out_and_only_that(command):
+    def run_of(seed, held_out):
+        preset = {"name": "x" + without(held_out), "held_out": held_out}
+        return study.Run({"arm": "ce", "seed": seed, "preset": preset}, {})
+
+    runs = [run_of(0, []), run_of(1, ["star"]), run_of(1, ["sun"])]
+    del runs[0].record["preset"]["held_out"]  # of an older version
+    text = report.caption(runs)
+    assert text.startswith("Preset x, 2 seed(s)")
+    assert "as validation-OOD: star (seed 1), sun (seed 1)." in text
+
+
+def test_a_file_of_choices_alone_is_shown_without_arms():
+    section = {"question": "which?", "markdown": "| a |\n\ncaption\n\n| paired |\n\n| more |"}
+    shown = readme._real({"choices": {"x": section}})
+    assert shown == "**which?**\n\n| a |\n\ncaption\n\n| paired |"

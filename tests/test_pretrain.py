@@ -319,10 +319,10 @@ def test_what_a_preset_lacks_is_trained_and_nothing_else(tmp_path, monkeypatch):
     assert len(trained) == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"unet": 3}'])
 def test_a_damaged_manifest_is_named_with_the_way_out(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"manifest.json is damaged .*; delete it"):
+    with pytest.raises(ValueError, match=r"manifest.json is damaged .*; restore it, or train"):
         forget_hashes(tmp_path)
 
 

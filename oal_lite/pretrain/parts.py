@@ -8,44 +8,27 @@ from pathlib import Path
 import torch
 
 from oal_lite.files import make_folder, sha256_of, sweep_folders, write_atomically
-from oal_lite.presets import Preset
+from oal_lite.presets import Preset, pretrain_command
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
 from oal_lite.pretrain.settings import SETTINGS, PretrainSettings, Source, source_for
 from oal_lite.pretrain.teacher import train_teacher
 from oal_lite.pretrain.unet import train_unet
 from oal_lite.run_files import content_of
+from oal_lite.weights import MANIFEST, read_manifest
 
 PARTS = {
     "teacher": train_teacher,
     "autoencoder": train_vae,
     "unet": train_unet,
 }
-MANIFEST = "manifest.json"
+MODELS = ("teacher", "pipeline")  # fields of a preset
 DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
-
-
-def _manifest(folder: Path) -> dict:
-    """What `manifest.json` notes; nothing where there is none.
-
-    Raises:
-        ValueError: for a damaged one.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text()) if path.exists() else {}
-        if not isinstance(manifest, dict):
-            raise ValueError(f"it holds a {type(manifest).__name__}")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it: what is trained next writes a new one"
-        ) from None
-    return manifest
 
 
 def forget_hashes(folder: Path) -> None:
     """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
-    if manifest := _manifest(folder):
+    if manifest := read_manifest(folder):
         text = json.dumps(manifest | {"sha256": {}}, indent=1)
         write_atomically(folder / MANIFEST, lambda p: p.write_text(text))
 
@@ -54,9 +37,9 @@ def write_manifest(
     folder: Path, part: str, settings: PretrainSettings, source: Source, measured: dict
 ) -> None:
     """Note in `manifest.json` how a part was made, and the sha256 of every file of the folder."""
-    path, manifest = folder / MANIFEST, _manifest(folder)
+    path, manifest = folder / MANIFEST, read_manifest(folder)
     manifest[part] = {
-        "command": _command(part, source),
+        "command": pretrain_command(part, source.name, source.held_out),
         "settings": asdict(settings),
         "torch": torch.__version__,
         "teacher": content_of(folder / "teacher"),
@@ -69,11 +52,6 @@ def write_manifest(
     }
     text = json.dumps(manifest, indent=1)
     write_atomically(path, lambda p: p.write_text(text))
-
-
-def _command(part: str, source: Source) -> str:
-    held_out = f" --hold-out {','.join(source.held_out)}" if source.held_out else ""
-    return f"python -m oal_lite.pretrain {part} --preset {source.name}{held_out}"
 
 
 def _passing(path: Path) -> bool:
@@ -112,8 +90,8 @@ def train(
         loop.unfinished(out, part).unlink(missing_ok=True)
 
 
-def missing(preset: Preset) -> list[str]:
-    """Parts that have to be trained before the preset's models are whole.
+def missing(preset: Preset, models: Sequence[str] = MODELS) -> list[str]:
+    """Parts that have to be trained before so many of the preset's models are whole.
 
     Raises:
         ValueError: if the preset's models are not trained here, or lie in two folders.
@@ -129,11 +107,14 @@ def missing(preset: Preset) -> list[str]:
             f"teacher {preset.teacher} and pipeline {preset.pipeline}: what is pretrained lies in "
             "one folder, as FOLDER/teacher and FOLDER/pipeline"
         )
-    if not (teacher / "config.json").exists():
-        return list(PARTS)  # autoencoder and UNet learn from the teacher
+    parts = [] if (teacher / "config.json").exists() or not models else ["teacher"]
+    if "pipeline" not in models:
+        return parts
     unfinished = any(loop.unfinished(teacher.parent, half).exists() for half in DIFFUSION)
     whole = (pipeline / "model_index.json").exists() and not unfinished
-    return [] if whole and _learnt_from(teacher) else list(DIFFUSION)
+    if parts or not whole or not _learnt_from(teacher):  # both halves learn from the teacher
+        parts += DIFFUSION
+    return parts
 
 
 def _learnt_from(teacher: Path) -> bool:
@@ -141,17 +122,19 @@ def _learnt_from(teacher: Path) -> bool:
 
     A teacher that was trained anew has others. Where nothing is noted it is taken to be so.
     """
-    noted = _manifest(teacher.parent).get("unet", {}).get("teacher")
+    noted = read_manifest(teacher.parent).get("unet", {}).get("teacher")
     return noted in (None, content_of(teacher))
 
 
-def train_missing(preset: Preset, device: str, say: Callable[[str], object]) -> None:
+def train_missing(
+    preset: Preset, device: str, say: Callable[[str], object], models: Sequence[str] = MODELS
+) -> None:
     """Train what `missing` names, with the settings that the preset names.
 
     Raises:
         ValueError: as `missing`, and for images that cannot be read.
     """
-    if parts := missing(preset):
+    if parts := missing(preset, models):
         settings = SETTINGS[preset.pretrain]
         source = source_for(preset.pretrain, settings, preset.data_root, preset.held_out)
         train(parts, settings, Path(preset.teacher).parent, device, source, say)

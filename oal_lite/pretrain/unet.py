@@ -22,7 +22,7 @@ from oal_lite.diffusion_outliers import (
 )
 from oal_lite.files import write_folder
 from oal_lite.materials import Materials
-from oal_lite.presets import PROMPT, get_preset
+from oal_lite.presets import PROMPT, get_preset, hold_out
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.models import (
     build_scheduler,
@@ -180,7 +180,7 @@ def recognised(
 
     found = {"named_right_by_teacher": share(teacher(images).logits)}
     if source.name == "shapes":
-        materials = Materials(get_preset("shapes"), 0)
+        materials = Materials(hold_out(get_preset("shapes"), source.held_out), 0)
         materials.teacher = teacher
         _, judge = train_one("ce", materials)
         found["named_right_by_resnet"] = share(predict(judge, images)[0])
