@@ -11,16 +11,20 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def need_whole(**values: object) -> None:
-    """Refuse what is no integer; True and False are none either.
+    """Refuse what is no integer of 63 bits; True and False are none either.
 
     Raises:
         ValueError: naming the first.
     """
     for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{name}={_short(value)}; expected a whole number, such as 2")
+        if not isinstance(value, Integral) or isinstance(value, bool) or abs(value) >= 2**63:
+            raise ValueError(
+                f"{name}={_short(value)}; expected a whole number below 2**63, such as 2"
+            )
 
 
 def need_count(**values: object) -> None:
@@ -35,17 +39,6 @@ def need_count(**values: object) -> None:
             raise ValueError(f"{name}={value}; expected at least 1")
 
 
-def need_seed(seed: object) -> None:
-    """Refuse what torch cannot begin its random numbers with.
-
-    Raises:
-        ValueError: if it is no integer, or one of more than 63 bits.
-    """
-    need_whole(seed=seed)
-    if not abs(seed) < 2**63:
-        raise ValueError(f"seed={_short(seed)}; expected a whole number below 2**63, such as 2")
-
-
 def need_number(**values: object) -> None:
     """Refuse what is no finite number.
 
@@ -53,7 +46,7 @@ def need_number(**values: object) -> None:
         ValueError: naming the first.
     """
     for name, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, Real) or isinstance(value, bool) or not _finite(value):
             raise ValueError(f"{name}={_short(value)}; expected a finite number, such as 0.5")
 
 
@@ -102,7 +95,7 @@ def need_integers(**values: object) -> None:
     """
     need_tensor(**values)
     for name, value in values.items():
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        if value.dtype not in INTEGERS:
             raise ValueError(f"{name} are of type {value.dtype}: convert them by .long().")
 
 
@@ -161,6 +154,13 @@ def finite_loss(value: Tensor, name: str) -> Tensor:
             "what produced them, or lower the learning rate"
         )
     return value
+
+
+def _finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than three hundred digits
+        return False
 
 
 def _short(value: object) -> str:

@@ -124,6 +124,16 @@ class Keeper:
                 f"checkpoint {self.path} belongs to a training with other settings "
                 f"({', '.join(differ) or 'more of them'}); delete it or give another path"
             )
+        try:
+            return self._restored(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"checkpoint {self.path} is of a training with other models "
+                f"({type(error).__name__}: {first}); delete it or give another path"
+            ) from None
+
+    def _restored(self, state: dict) -> dict:
         if state["parts"].keys() != self._parts.keys():
             odd = sorted(state["parts"].keys() ^ self._parts.keys())
             raise ValueError(

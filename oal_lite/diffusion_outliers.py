@@ -68,7 +68,8 @@ def load_pipeline(
     finally:
         transformers.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    with weights.loading(path):  # where tensors are not there, it fails only here
+        return pipeline.to(device)
 
 
 SAMPLERS = {  # the released code draws 50 steps of "plms"
@@ -400,6 +401,12 @@ def encode(
         x = to_float(images[part]).to(vae.device, vae.dtype)
         if x.shape[-1] != side:
             x = nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True)
-        return vae.encode(x).latent_dist.mean.float().cpu()
+        latents = vae.encode(x).latent_dist.mean.float().cpu()
+        if not latents.isfinite().all():
+            raise FloatingPointError(
+                "the encoder answers with NaN or infinity; restore its weights, or load the "
+                "pipeline with dtype=torch.float32"
+            )
+        return latents
 
     return torch.cat(in_batches(one_batch, len(images), batch_size)) * vae.config.scaling_factor

@@ -54,7 +54,8 @@ def logit_kd(
     need_number(temperature=temperature)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0: OAL uses 1, Hinton 2 to 20.")
-    return temperature**2 * _kl(student_logits / temperature, teacher_logits / temperature)
+    softened = _kl(student_logits / temperature, teacher_logits / temperature)
+    return finite_loss(temperature * temperature * softened, "the distillation loss")
 
 
 def feature_kd(

@@ -65,12 +65,16 @@ def _need_apart(sets: Mapping[str, list[ImageFile]]) -> None:
     owner: dict[Path, str] = {}
     for name, files in sets.items():
         real = {folder: folder.resolve() for folder in {f.path.parent for f in files}}
-        for path in (real[f.path.parent] / f.path.name for f in files):
+        for path in (_real(f.path, real[f.path.parent]) for f in files):
             if owner.setdefault(path, name) != name:
                 raise ValueError(
                     f"{path} belongs to {owner[path]} and to {name}; an image is either ID or of "
                     "one OOD set: give each a folder of its own"
                 )
+
+
+def _real(path: Path, folder: Path) -> Path:
+    return path.resolve() if path.is_symlink() else folder / path.name
 
 
 def _files(folder: Path) -> list[ImageFile]:
@@ -82,6 +86,8 @@ def _files(folder: Path) -> list[ImageFile]:
 
 def _classes(folder: Path) -> list[str]:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len({n.replace("_", " ") for n in names}) < len(names):
+        raise ValueError(f"{folder} has two folders of one class name, '_' being a space in it")
     if len(names) < 2:
         raise ValueError(f"{folder} holds {len(names)} class folder(s); at least two are needed")
     return names
@@ -122,7 +128,7 @@ def _id_splits(
 
 def _divide(files: list[ImageFile], shares: tuple[float, float], seed: int) -> list[list]:
     """Split one class at random into train, val and test."""
-    if len(shares) != 2:
+    if not isinstance(shares, list | tuple) or len(shares) != 2:
         raise ValueError(f"shares={shares}; expected two, of val and of test, as (0.1, 0.2)")
     need_number(**{"share of val": shares[0], "share of test": shares[1]})
     counts = [max(1, round(share * len(files))) for share in shares]

@@ -117,6 +117,8 @@ def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s
         with Image.open(file.path) as opened:
             if opened.mode.startswith("I;16"):  # Pillow would cut off all that is above 255
                 opened = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8))  # noqa: PLW2901
+            if opened.mode in ("F", "I"):
+                raise ValueError(f"pixels of mode {opened.mode}, whose range nobody knows")
             image = opened.convert("RGB")
     except FileNotFoundError:
         raise ValueError(f"{file.origin}: there is no file {file.path}") from None
@@ -126,6 +128,8 @@ def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s
             "or take it out of the list"
         ) from None
     width, height = image.size
+    if max(width, height) > 100 * min(width, height):  # enlarged, it would fill the memory
+        raise ValueError(f"{file.origin}: {file.path} has {width} x {height} pixels, no picture")
     if min(width, height) != resize:
         scale = resize / min(width, height)
         size = max(resize, round(width * scale)), max(resize, round(height * scale))

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
-from oal_lite.arguments import need_generator, need_seed, need_whole
+from oal_lite.arguments import need_generator, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.data_parallel import is_first, wait_for
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
@@ -61,7 +61,7 @@ class Materials:
         self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
         progress: Callable[[str], None] = log.info, bars: bool = True,
     ):  # fmt: skip
-        need_seed(seed)
+        need_whole(seed=seed)
         self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
         self.bars = bars
         self.runs = None if runs is None else Path(runs)

@@ -191,7 +191,11 @@ def main(paths: list[str]) -> int:
     import nbformat
 
     for path in map(Path, paths):
-        notebook = tidy(nbformat.read(path, as_version=4))
+        try:
+            notebook = tidy(nbformat.read(path, as_version=4))
+        except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+            sys.stderr.write(f"error: {path} cannot be read as a notebook ({error})\n")
+            return 2
         if path.resolve().parent.name == "notebooks":
             equip(notebook, f"notebooks/{path.name}")
         write_atomically(path, lambda p, n=notebook: nbformat.write(n, p))

@@ -73,7 +73,7 @@ def read_list(path: Path, root: Path, labels: range) -> tuple[list[ImageFile], T
     """
     files, found = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows puts a mark before it
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a list of images ({error})") from None
     expected = "-1 (OOD)" if labels == range(-1, 0) else f"0 to {labels[-1]}"
@@ -83,8 +83,9 @@ def read_list(path: Path, root: Path, labels: range) -> tuple[list[ImageFile], T
         origin = f"{path}, line {number}"
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
-        if not name or not label.removeprefix("-").isdecimal():
-            raise ValueError(f"{origin}: {line.strip()!r} is not 'path label', as in 'a/b.png 3'")
+        if not name or not label.removeprefix("-").isdecimal() or len(line) > 4000:
+            start = line.strip()[:100]
+            raise ValueError(f"{origin}: {start!r} is not 'path label', as in 'a/b.png 3'")
         if int(label) not in labels:
             raise ValueError(f"{origin}: label {label} is out of range; expected {expected}")
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -103,11 +104,11 @@ def _find_list(root: Path, layout: Layout, name: str) -> Path | None:
 
 def _find_images(root: Path, layout: Layout, path: Path) -> Path | None:
     """The folder of images that a list speaks of: where its first line's set (folder) is."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
         first = next((line for line in lines if line.strip()), "").strip()
     folders = [root / f for f in layout.folders]
     top = PurePosixPath(first.rpartition(" ")[0]).parts[:1]
-    if not top:  # an empty or ill-formed list: reading it will say so
+    if not top or len(first) > 4000:  # an empty or ill-formed list: reading it will say so
         return folders[0]
     return next((f for f in folders if f.joinpath(*top).exists()), None)
 

@@ -48,7 +48,7 @@ def _need_some(value: object, name: str, expected: str) -> None:
 def _finite(values: object, name: str) -> np.ndarray:
     """Numbers as a vector, or a sentence on why they are none."""
     try:
-        array = np.asarray(values, dtype=float)
+        array = np.asarray(getattr(values, "detach", lambda: values)(), dtype=float)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{name} are a {type(values).__name__} of what are no numbers; expected a tensor"
@@ -286,6 +286,8 @@ def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> 
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")[1]
     epochs = np.arange(1, len(history["terms"]) + 1)
+    if not all(history["terms"][0].keys() == t.keys() != set() for t in history["terms"]):
+        raise ValueError("the history's epochs have other loss terms, or none; draw one training")
     for i, name in enumerate(history["terms"][0]):
         values = [t[name] for t in history["terms"]]
         axes[0].plot(epochs, values, marker="osD^v"[i % 5], markersize=4, label=name)
@@ -295,8 +297,10 @@ def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> 
     scale = "symlog" if largest > 2 else "linear"
     axes[0].set(xlabel="epoch", ylabel="loss term, unweighted (nats)", yscale=scale)
     axes[0].legend(fontsize="x-small")
-    axes[1].plot(epochs, history["train_accuracy"], marker="o", markersize=4, label="train")
-    axes[1].plot(epochs, history["val_accuracy"], marker="s", markersize=4, label="validation")
+    for key, marker, label in (("train", "o", "train"), ("val", "s", "validation")):
+        values = history[f"{key}_accuracy"]
+        if len(values):  # there was perhaps no validation set
+            axes[1].plot(epochs, values, marker=marker, markersize=4, label=label)
     axes[1].set(xlabel="epoch", ylabel="ID accuracy", ylim=(0, 1.01))
     axes[1].legend(fontsize="x-small")
     for ax in axes:

@@ -24,12 +24,36 @@ PAGES = ("README.md", "figures/README.md")
 
 
 def tables(figures: Path) -> dict[str, str]:
-    """Every table by the name of its marks, as "arms" or "claims"."""
-    study = json.loads((figures / "study.json").read_text())
-    speed = json.loads((figures / "performance.json").read_text())
-    on_gpu = figures / "performance-cuda.json"
-    paths = (figures / f"{name}.json" for name in REAL)
-    real = [json.loads(path.read_text()) for path in paths if path.exists()]
+    """Every table by the name of its marks, as "arms" or "claims".
+
+    Raises:
+        ValueError: for a damaged file, with its name.
+    """
+    names = ("study", *REAL)
+    studies = {name: report.read_study(figures / f"{name}.json") for name in names}
+    speeds = [_speed(figures / f"performance{on}.json") for on in ("", "-cuda")]
+    try:
+        parts = _tables(*speeds, **studies)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"a file in {figures} is damaged or of another version ({type(error).__name__}: "
+            f"{error}); make study.json and performance.json again, or restore them"
+        ) from None
+    for name, part in parts.items():
+        if re.search(r"\bnan\b", part):
+            raise ValueError(f"a file in {figures} holds NaN, in the table {name!r}; restore it")
+    return parts
+
+
+def _speed(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or run make bench") from None
+
+
+def _tables(speed: Mapping, on_gpu: Mapping, *, study: Mapping, **others: Mapping) -> dict:
+    real = [other for other in others.values() if other]
     arms, caption, *paired = study["markdown"].split("\n\n")
     seconds = {arm: cost["training, s"] for arm, cost in study["cost"].items()}
     fastest, slowest = (f(seconds, key=seconds.get) for f in (min, max))
@@ -48,7 +72,7 @@ def tables(figures: Path) -> dict[str, str]:
         "all real": "\n\n".join(map(_real, real)) or NO_REAL,
         "speed": _ratios(speed) + "\n\n" + _measured(speed),
         "limits": _limits(speed) + "\n\n" + _measured(speed),
-        "on a GPU": _gpu(json.loads(on_gpu.read_text())) if on_gpu.exists() else NO_GPU,
+        "on a GPU": _gpu(on_gpu) if on_gpu else NO_GPU,
     }
 
 
@@ -188,10 +212,7 @@ def write() -> None:
         ValueError, OSError: where there are no such pages, or a file in `figures/` is damaged.
     """
     texts = {page: Path(page).read_text(encoding="utf-8") for page in PAGES}
-    try:
-        parts = tables(Path("figures"))
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"a file in figures/ lacks {error}; make the study again") from None
+    parts = tables(Path("figures"))
     for page, filled in fill(texts, parts).items():
         write_atomically(Path(page), lambda p, text=filled: p.write_text(text, encoding="utf-8"))
     sys.stdout.write(f"wrote the tables of {' and '.join(PAGES)}\n")

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from oal_lite.arguments import (
     need_count,
+    need_finite,
     need_floats,
     need_generator,
     need_integers,
@@ -259,6 +260,7 @@ def halves(
         )
     if labels.unique().numel() < 2:
         raise ValueError("images of one class have no other half to offer; pass two classes")
+    labels = labels.long()  # of bytes an index would be a mask
     first = torch.randint(len(labels), (n,), generator=generator)
     order, counts = labels.argsort(stable=True), labels.bincount()
     own = counts[labels[first]]
@@ -321,6 +323,13 @@ def build_terms(
         raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
     if arm.distance and known is None:
         raise ValueError("the teacher's distance needs what it knows of ID images: pass known=")
+    if arm.distance:
+        need_finite(**{"features of known": known[0].features, "logits of known": known[0].logits})
+        if known[0].features.shape[1:] != (teacher_dim,):
+            raise ValueError(
+                f"known holds features of shape {tuple(known[0].features.shape)}; expected "
+                f"(n, {teacher_dim}), as teacher_dim says"
+            )
     if arm.exposure == "real" and real is None:
         raise ValueError("exposure 'real' needs OOD images: pass real=")
     if arm.answers and answers is None:
@@ -333,12 +342,17 @@ def build_terms(
         _check_labelled(autoencoded.latents, autoencoded.labels, "encoded ID images")
     if arm.exposure == "real":
         check_images(real, "real OOD images")
-    if arm.exposure == "decoded":
+    if arm.exposure in ("decoded", "matched"):
         check_images(outliers.images, "decoded outliers")
     if arm.exposure == "matched":
         if autoencoded.images is None:
             raise ValueError("exposure 'matched' needs decoded ID images: Autoencoded(images=...)")
         check_images(autoencoded.images, "decoded ID images")
+        if len(autoencoded.images) != len(autoencoded.labels):
+            raise ValueError(
+                f"{len(autoencoded.images)} decoded ID images have {len(autoencoded.labels)} "
+                "labels; expected one for each"
+            )
     if arm.exposure == "latent" and autoencoded.latents.shape[1:] != outliers.latents.shape[1:]:
         raise ValueError(
             f"encoded ID images have latents of {tuple(autoencoded.latents.shape[1:])} and "
@@ -395,7 +409,7 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
         raise ValueError(
             f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
         )
-    if arm.distance is not None and arm.distance not in DISTANCES:
+    if arm.distance not in (None, *DISTANCES):
         raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
     if isinstance(arm.answers, str) or not set(arm.answers) <= set(ANSWERS):
         raise ValueError(
@@ -407,7 +421,7 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
             f"hedge={arm.hedge} with answers={arm.answers!r} and distance={arm.distance!r}: "
             "answers are hedged by a distance, so name both, or leave it at 0"
         )
-    if arm.latent_vector not in LATENT_VECTORS:
+    if arm.latent_vector not in tuple(LATENT_VECTORS):  # a tuple: a list is unknown, too
         known = ", ".join(LATENT_VECTORS)
         raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
     if arm.micl is not None and len(arm.micl) != 2:

@@ -1,6 +1,7 @@
 """Results as a table, a file and figures: what `python -m oal_lite` leaves behind."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -267,7 +268,7 @@ def trained(
     Raises:
         ValueError: for a damaged file.
     """
-    study, part = _read_study(path), _part(name, choice)
+    study, part = read_study(path), _part(name, choice)
     section = study.get(part, {}).get(name, {}) if part else study
     try:
         runs = section.get("runs", [])
@@ -285,7 +286,12 @@ def _part(name: str, choice: bool) -> str | None:
     return "choices" if choice else None if name == "arms" else "ablations"
 
 
-def _read_study(path: Path) -> dict:
+def read_study(path: Path) -> dict:
+    """What a file of results holds; nothing where there is none.
+
+    Raises:
+        ValueError: for a damaged one.
+    """
     try:
         study = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(study, dict):
@@ -293,13 +299,25 @@ def _read_study(path: Path) -> dict:
         for part in PARTS:
             if not isinstance(study.get(part, {}), dict):
                 raise ValueError(f"its {part} are a {type(study[part]).__name__}")
-    except (OSError, ValueError) as error:
+        for section in [study, *(s for part in PARTS for s in study.get(part, {}).values())]:
+            _check_table(section.get("table", {}))
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     return study
 
 
+def _check_table(table: Mapping) -> None:
+    """Refuse a table that is not one number, or None, for each seed of each arm and column."""
+    for arm, columns in table.items():
+        for column, cells in columns.items():
+            found, seeds = cells["values"], cells["seeds"]
+            odd = [v for v in found if v is not None and not math.isfinite(v)]
+            if odd or len(found) != len(seeds):
+                raise ValueError(f"{arm}, {column}: {found} for the seeds {seeds}")
+
+
 def _add_section(path: Path, name: str, content: dict, part: str | None) -> None:
-    study = _read_study(path)
+    study = read_study(path)
     if part is None:
         study = content | {p: study.get(p, {}) for p in PARTS}
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oal_lite import weights
-from oal_lite.arguments import check_device, need_count, need_seed
+from oal_lite.arguments import check_device, need_count, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for
 from oal_lite.data_parallel import is_first, launched, meet
 from oal_lite.files import make_folder, read_record, read_tensors, write_record, write_tensors
@@ -299,8 +299,13 @@ def _arms(arms: Sequence[str] | Mapping[str, Arm]) -> dict[str, Arm]:
     if not isinstance(arms, Mapping):
         return {name: get_arm(name) for name in arms}
     for label, arm in arms.items():
-        if not isinstance(arm, Arm) or not isinstance(label, str) or "/" in label:
-            raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name without '/'")
+        if not isinstance(arm, Arm) or not isinstance(label, str):
+            raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name")
+        if "/" in label or not label.isprintable() or not 0 < len(label) <= 150:
+            raise ValueError(
+                f"arm {label[:160]!r}: its name becomes a part of a file's, so it has to be 1 to "
+                "150 characters without '/'"
+            )
     return dict(arms)
 
 
@@ -309,7 +314,8 @@ def _seeds(seeds: Iterable[int]) -> list[int]:
         raise ValueError(f"seeds={seeds!r}; expected several whole numbers, as [0, 1] or range(2)")
     seeds = list(seeds)
     for seed in seeds:
-        need_seed(seed)
+        need_whole(seed=seed)
+    seeds = [int(seed) for seed in seeds]  # NumPy's go into no JSON file
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={seeds}; one run twice is no second one: name each seed once")
     return seeds

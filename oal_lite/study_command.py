@@ -121,10 +121,10 @@ def run(arguments: argparse.Namespace) -> None:
         if not is_first():
             continue
         section = report.section(results, question=question, baselines=baselines, choice=choice)
-        sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
         if name not in kept:
             report.add_section(path, name, section, choice=choice)
             say(f"wrote {name!r} into {path}")
+        sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
     if is_first() and not choice:
         sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
 

@@ -68,9 +68,12 @@ class Preprocessing:
             need_number(**{f"{name} {i}": x for name, row in (("mean", mean), ("std", std))
                            for i, x in enumerate(row)})  # fmt: skip
             need_whole(side=side)
-            if (len(mean), len(std)) != (3, 3) or min(std) <= 0 or side < 0:
-                raise ValueError(f"mean {mean}, std {std}, side {side}")
-        except (AttributeError, OSError, TypeError, ValueError) as error:
+            # a 16-bit image has steps of 1.5e-5; what is finer, or larger, is no description
+            if (len(mean), len(std)) != (3, 3) or min(std) < 1e-6 or max(map(abs, mean)) > 1e6:
+                raise ValueError(f"mean {mean}, std {std}")
+            if side < 0:
+                raise ValueError(f"side {side}")
+        except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} does not say how images are prepared ({error}); expected image_mean and "
                 "image_std of 3 numbers each, as transformers writes them: restore it or delete it"
@@ -145,9 +148,11 @@ class Teacher(nn.Module):
         check_device(device)
         folder = weights.find(path, download=download)
         with weights.loading(path):
-            model = AutoModelForImageClassification.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
+            model, found = AutoModelForImageClassification.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
+        weights.need_whole_model(path, found)
         if torch.device(device).type == "cuda":  # there, convolutions are made for this order
             model.to(memory_format=torch.channels_last)
         return cls(model.to(device), Preprocessing.of(folder))
@@ -203,8 +208,13 @@ class Teacher(nn.Module):
         bar = "teacher features" if progress else None
         seen = in_batches(one_batch, len(images), batch_size, bar=bar)
         self._caught = None
-        features, logits = zip(*seen, strict=True)
-        return TeacherOutputs(torch.cat(features), torch.cat(logits))
+        features, logits = (torch.cat(x) for x in zip(*seen, strict=True))
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            raise FloatingPointError(
+                "the teacher answers with NaN or infinity; restore its weights or, in half floats, "
+                "load it with dtype=torch.float32"
+            )
+        return TeacherOutputs(features, logits)
 
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n c"]:

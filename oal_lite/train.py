@@ -244,7 +244,7 @@ def fit(
             logits, *more_logits = logits.split(sizes)
             features, *more_features = features.split(sizes)
             step = Step(
-                labels=views.labels[pick],
+                labels=views.labels[pick].long(),
                 logits=logits,
                 features=features,
                 teacher_features=views.teacher_features[view, pick].float(),
@@ -341,10 +341,14 @@ def _check_settings(s: TrainSettings) -> None:
     """Refuse numbers with which no training can be meant."""
     for name, least in {"epochs": 1, "batch_size": 2, "keep_every": 1}.items():
         need_whole(**{name: getattr(s, name)})
+        if type(getattr(s, name)) is not int:  # they are written into files, as JSON
+            raise ValueError(f"{name} is a {type(getattr(s, name)).__name__}; make an int of it")
         if getattr(s, name) < least:
             raise ValueError(f"{name}={getattr(s, name)}; expected at least {least}")
     for name in ("lr", "adapter_lr", "latent_lr", "q_lr", "q_fit_lr", "momentum", "weight_decay"):
         need_number(**{name: getattr(s, name)})
+        if not isinstance(getattr(s, name), int | float):
+            raise ValueError(f"{name} is a {type(getattr(s, name)).__name__}; make a float of it")
         if not getattr(s, name) >= 0:
             raise ValueError(f"{name}={getattr(s, name)}; expected a finite number, 0 or more")
     if s.momentum >= 1:

@@ -98,6 +98,8 @@ def augment(
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Flip each image with probability 1/2 and shift it by up to `padding` pixels, reflecting."""
     check_images(images)
+    if isinstance(images, LazyImages):
+        raise ValueError("images are read late; augment them by LazyViews, or read them: images[:]")
     need_whole(padding=padding)
     need_generator(generator, or_none=False)
     if not 0 <= padding < min(images.shape[2:]):
@@ -170,9 +172,13 @@ def draw_views(
     Raises:
         ValueError: if `n_views` is below one, or there are not as many labels as images.
     """
+    check_images(images)
     need_integers(labels=labels)
+    need_count(n_views=n_views)
+    need_generator(generator, or_none=False)
     if labels.shape != (len(images),):
         raise ValueError(f"labels have shape {tuple(labels.shape)} for {len(images)} images")
+    cache = None if cache is None else Path(cache)
     if isinstance(images, LazyImages):
         cache = None  # to know such images by their content, each would have to be read twice
     if cache is not None:  # before the generator moves on

@@ -8,7 +8,7 @@ read from safetensors, never from pickles, and no code that comes with a model i
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +123,7 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text()) if path.is_file() else {}
         if not all(isinstance(part, dict) for part in (manifest, *manifest.values())):
             raise ValueError("it holds no tables by name")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); restore it, or train all its models anew"
         ) from None
@@ -158,20 +158,36 @@ def loading(name: str | Path) -> Iterator[None]:
         ValueError: for damaged weights or settings.
         FileNotFoundError: for files that are not there.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"the model in {name} is damaged ({type(error).__name__}: {_first_line(error)}); "
-            "restore its files"
-        ) from None
     except OSError as error:
         raise FileNotFoundError(
             f"the model in {name} cannot be loaded ({_first_line(error)}); expected a config and "
             "safetensors, as save_pretrained writes them"
         ) from None
+    except Exception as error:  # of a damaged config libraries say all sorts of things
+        raise ValueError(
+            f"the model in {name} is damaged ({type(error).__name__}: {_first_line(error)}); "
+            "restore its files"
+        ) from None
+
+
+def need_whole_model(name: str | Path, found: Mapping) -> None:
+    """Refuse a model of which a file lacks tensors: their places hold random numbers.
+
+    Args:
+        name: of the model.
+        found: what transformers' `from_pretrained` says with `output_loading_info`.
+
+    Raises:
+        ValueError: naming the first tensor that is not there, or has another shape.
+    """
+    odd = sorted(found["missing_keys"]) + sorted(str(k[0]) for k in found["mismatched_keys"])
+    if odd:
+        raise ValueError(
+            f"the model in {name} lacks {odd[0]}{f' and {len(odd) - 1} more' * (len(odd) > 1)}, as "
+            "its config has them; restore its files"
+        )
 
 
 def _first_line(error: Exception) -> str:

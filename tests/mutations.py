@@ -129,7 +129,7 @@ FAULTS = [
           "teacher.log_softmax(dim=0),", "test_distillation"),
     Fault("distillation averaged over classes", "distillation.py", 'reduction="batchmean"',
           'reduction="mean"', "test_distillation"),
-    Fault("temperature not squared", "distillation.py", "temperature**2 * _kl", "temperature * _kl",
+    Fault("temperature not squared", "distillation.py", "temperature * temperature * softened", "temperature * softened",
           "test_distillation"),
     Fault("adapter without its last normalisation", "distillation.py", "nn.BatchNorm1d(student_dim),",
           "nn.Identity(),", "test_distillation"),

@@ -110,7 +110,27 @@ def test_a_varied_stage_does_not_repeat_the_start_that_it_cannot_touch(tiny_stud
     assert len(kept) == 1
 
 
-@pytest.mark.parametrize("words", [("--seeds", "0"), ("--arms", ","), ("--ablation", "magic")])
+@pytest.mark.parametrize(
+    "table",
+    ["[]", '{"ce": 5}', '{"ce": {"ID acc": {"values": [1]}}}',
+     '{"ce": {"ID acc": {"values": [1, 2], "seeds": [0]}}}',
+     '{"ce": {"ID acc": {"values": [NaN], "seeds": [0]}}}'],
+)  # fmt: skip
+def test_a_damaged_file_of_results_is_named_before_anything_is_trained(tiny_study, capsys, table):
+    command, trained, path = tiny_study
+    path.parent.mkdir()
+    text = f'{{"ablations": {{"tiny": {{"table": {table}}}}}}}'
+    path.write_text(text)
+    assert command("--arms", "ce", "--seeds", "1") == 2
+    said = capsys.readouterr().err
+    assert "tiny.json is damaged" in said and "restore it, or delete it" in said
+    assert not trained and path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--seeds", "0"), ("--seeds", "99999999999"), ("--arms", ","), ("--ablation", "magic")],
+)
 def test_bad_arguments_give_one_sentence_and_status_2(tiny_study, capsys, words):
     assert tiny_study[0](*words) == 2
     assert capsys.readouterr().err.startswith("error: ")

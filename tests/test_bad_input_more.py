@@ -33,7 +33,7 @@ from oal_lite import mutual_information as information
 from oal_lite.arguments import check_device
 from oal_lite.batches import in_batches
 from oal_lite.benchmarks import Benchmark, ImageSet, far_sets, load
-from oal_lite.images import check_images
+from oal_lite.images import check_images, late
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.presets import LossWeights, TrainSettings, get_preset
 from oal_lite.recipes import (
@@ -50,7 +50,7 @@ from oal_lite.recipes import (
 from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.study import Run
-from oal_lite.teacher import Teacher
+from oal_lite.teacher import Teacher, TeacherOutputs
 from oal_lite.terms import CrossEntropy
 from oal_lite.train import fit, predict
 from oal_lite.views import Views, augment, augmented_copies, draw_views
@@ -86,11 +86,11 @@ def train(given=None, *, model=None, terms=None, generator=G, val=None, **change
     )  # fmt: skip
 
 
-def terms_of(arm, outliers=OUTLIERS, w=None, autoencoded=ID_LATENTS, real=IMAGES):
+def terms_of(arm, outliers=OUTLIERS, w=None, autoencoded=ID_LATENTS, real=IMAGES, known=None):
     return build_terms(
         get_arm(arm) if isinstance(arm, str) else arm, outliers=outliers, teacher_dim=4,
         student_dim=16, weights=replace(LossWeights(), **(w or {})), settings=TrainSettings(),
-        autoencoded=autoencoded, real=real,
+        autoencoded=autoencoded, real=real, known=known,
     )  # fmt: skip
 
 
@@ -434,6 +434,51 @@ CASES = {
     "arithmetic of no pixel": (
         lambda: budget.student_flop(get_preset("cifar10"), 0, 10), "size=0; expected at least 1",
     ),
+    # numbers, kinds and types that pass a first look
+    "a number of 400 digits": (
+        lambda: scores.energy(X, 10**400), "temperature=a int; expected a finite number",
+    ),
+    "a whole number of 30 digits": (
+        lambda: scores.knn(X, X, 1, chunk_size=10**30), "expected a whole number below 2**63",
+    ),
+    "a temperature that swallows all": (
+        lambda: distil.logit_kd(X, X.roll(1, 0), 1e160), "the distillation loss is nan",
+    ),
+    "labels of 16 bits without a sign": (
+        lambda: halves(IMAGES, Y.to(torch.uint16), 5, G), "convert them by .long()",
+    ),
+    "epochs of NumPy": (lambda: train(epochs=np.int64(1)), "epochs is a int64; make an int of it"),
+    "a rate of NumPy": (lambda: train(lr=np.float32(0.1)), "lr is a float32; make a float of it"),
+    "a distance in a list": (lambda: terms_of(paper(distance=["knn"])), "distance ['knn']: choose"),
+    "a latent vector in a list": (
+        lambda: terms_of(paper(latent_vector=["pooled"])), "latent_vector ['pooled']: choose",
+    ),
+    "matched exposure without image": (
+        lambda: terms_of("oe-pixels-matched", outliers(images=IMAGES[:0])), "outliers are 0; at",
+    ),
+    "fewer decoded ID images than labels": (
+        lambda: terms_of("oe-pixels-matched", autoencoded=replace(ID_LATENTS, images=IMAGES[:5])),
+        "5 decoded ID images have 6 labels",
+    ),
+    "a teacher that knows NaN": (
+        lambda: terms_of("kd-distance", known=(TeacherOutputs(X * NAN, X), Y)),
+        "features of known hold NaN",
+    ),
+    "a teacher that knows another width": (
+        lambda: terms_of("kd-distance", known=(TeacherOutputs(X[:, :3], X), Y)),
+        "known holds features of shape (12, 3); expected (n, 4)",
+    ),
+    "views of images that are read late": (lambda: augment(late(IMAGES), G), "read late; augment"),
+    "a curve of two trainings": (
+        lambda: plots.training_curves(HISTORY | {"terms": [{"ce": 1.0}, {"kd": 1.0}]}),
+        "other loss terms, or none",
+    ),
+    "an arm without a name": (
+        lambda: study.run(get_preset("shapes"), {"": ARMS["ce"]}, [0]), "1 to 150 characters",
+    ),
+    "an arm with a name of NUL": (
+        lambda: study.run(get_preset("shapes"), {"a\0b": ARMS["ce"]}, [0]), "1 to 150 characters",
+    ),
     "a prompt of None": (lambda: diffusion_outliers.fill(None, "cat"), "expected two texts"),
 }  # fmt: skip
 
@@ -505,6 +550,33 @@ def test_what_else_a_teacher_cannot_see(tiny_teacher):
     ):
         with pytest.raises(OWN, match=words):
             call()
+
+
+def test_numbers_that_only_look_odd_are_taken(tiny_preset, tmp_path):
+    plain = train(views(labels=Y.long()))
+    assert train(views(labels=Y.int())).val_accuracy == plain.val_accuracy == []
+    ((curve,), _) = (ax.lines[:1] for ax in plots.training_curves(vars(plain)))
+    assert curve.get_xdata().tolist() == [1]
+    small = halves(IMAGES, Y, 5, torch.Generator().manual_seed(1))
+    bytes_ = halves(IMAGES, Y.to(torch.uint8), 5, torch.Generator().manual_seed(1))
+    assert torch.equal(small[0], bytes_[0]) and torch.equal(small[1], bytes_[1].long())
+    (run,) = study.run(tiny_preset, ["ce"], np.arange(1), runs=tmp_path, device="cpu", bars=False)
+    assert type(run.record["seed"]) is int
+
+
+def test_models_that_answer_with_nan_are_named(tiny_teacher_folder, tiny_pipeline):
+    teacher = Teacher.from_pretrained(tiny_teacher_folder)
+    with torch.no_grad():
+        teacher.head.weight[0, 0] = NAN
+        next(tiny_pipeline.vae.encoder.parameters())[0] = NAN
+    with pytest.raises(
+        FloatingPointError, match="teacher answers with NaN .*; restore its weights"
+    ):
+        teacher(IMAGES)
+    with pytest.raises(
+        FloatingPointError, match="encoder answers with NaN .*; restore its weights"
+    ):
+        diffusion_outliers.encode(tiny_pipeline, IMAGES)
 
 
 # --- whatever hypothesis thinks of ---------------------------------------------------------------

@@ -207,6 +207,16 @@ def test_a_checkpoint_with_other_parts_is_refused(tmp_path):
         checkpoint.Keeper(tmp_path / "c", {"generator": generator}, {}).restore()
 
 
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    small, large = torch.nn.Linear(2, 1), torch.nn.Linear(3, 1)
+    checkpoint.Keeper(tmp_path / "c", {"student": small}, {}).save({})
+    with pytest.raises(ValueError, match=r"training with other models \(RuntimeError: .*; delete"):
+        checkpoint.Keeper(tmp_path / "c", {"student": large}, {}).restore()
+    checkpoint.save(tmp_path / "c", {"for": {}})
+    with pytest.raises(ValueError, match=r"training with other models \(KeyError: 'parts'\)"):
+        checkpoint.Keeper(tmp_path / "c", {"student": small}, {}).restore()
+
+
 def test_keys_that_spell_the_same_place_are_kept_apart(tmp_path):
     one, two, three = (torch.tensor([float(i)]) for i in range(3))
     state = {"a/b": one, "a": {"b": two}, "n": {1: two, "1": three}}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import tarfile
 import warnings
 from pathlib import Path
@@ -224,6 +225,7 @@ def damaged(tmp_path, line, number=2, name="train_cifar10"):
         ("cifar10/train/airplane/1.png cat", "is not 'path label'"),
         ("cifar10/train/airplane/99.png 0", "there is no file"),
         ("../../secret.png 0", "leaves the image folder"),
+        ("cifar10/train/airplane/1.png " + "1" * 5000, "is not 'path label'"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, sentence):
@@ -231,6 +233,18 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, sentence):
     with pytest.raises(ValueError, match=where) as caught:
         load("cifar10", data_root=tmp_path)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    make_root(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = load("cifar10", data_root=tmp_path)
+        for path in (tmp_path / "benchmark_imglist/cifar10").glob("*.txt"):
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        marked = load("cifar10", data_root=tmp_path)
+    assert torch.equal(marked.train.images, plain.train.images)
+    assert marked.near.keys() == plain.near.keys() and marked.missing == plain.missing
 
 
 def test_an_ood_list_holds_only_minus_one(tmp_path):
@@ -334,6 +348,9 @@ def test_an_image_is_in_one_set_alone(tmp_path):
     (tmp_path / "link").symlink_to(weeds)
     with pytest.raises(ValueError, match="belongs to OOD set 'x' and to OOD set 'y'"):
         make(flowers, near={"x": weeds}, far={"y": tmp_path / "link"})
+    (weeds / "link.png").symlink_to(next((flowers / "tulip").glob("*.png")))
+    with pytest.raises(ValueError, match="tulip/.* belongs to the ID images and to OOD set 'x'"):
+        make(flowers, near={"x": weeds})
 
 
 def test_sixteen_bits_of_grey_become_eight(tmp_path):
@@ -344,9 +361,31 @@ def test_sixteen_bits_of_grey_become_eight(tmp_path):
     assert np.abs(read[0].numpy() - ramp / 257).max() <= 1
 
 
-def test_what_is_wrong_with_your_folders_is_said(tmp_path):
+@pytest.mark.parametrize(
+    ("picture", "sentence"),
+    [
+        (Image.new("RGB", (1, 3000)), "x.tif has 1 x 3000 pixels, no picture"),
+        (Image.new("F", (8, 8)), "pixels of mode F, whose range nobody knows"),
+        (Image.new("I", (8, 8)), "pixels of mode I, whose range nobody knows"),
+    ],
+)
+def test_what_is_no_picture_is_named_with_its_place(tmp_path, picture, sentence):
+    picture.save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="a list, line 3: ") as caught:
+        read_image(ImageFile(tmp_path / "x.tif", "a list, line 3"), resize=32, crop=32)
+    assert sentence in str(caught.value)
+
+
+def test_what_is_wrong_with_your_folders_is_said(tmp_path, own_errors):
     make_flowers(tmp_path)
     weeds, flowers = tmp_path / "weeds", tmp_path / "flowers"
+    with pytest.raises(ValueError, match="shares=0.2; expected two"):
+        Benchmark.from_folders(flowers, near={"x": weeds}, shares=0.2)
+    shutil.copytree(flowers, tmp_path / "twice")
+    for name in ("sea_holly", "sea holly"):
+        (tmp_path / "twice" / name).mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="two folders of one class name"):
+        Benchmark.from_folders(tmp_path / "twice", near={"x": weeds})
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="nowhere is no folder"):
         Benchmark.from_folders(flowers, near={"x": tmp_path / "nowhere"})

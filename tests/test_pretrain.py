@@ -21,9 +21,9 @@ from oal_lite.pretrain.__main__ import main
 from oal_lite.pretrain.models import build_tokenizer
 from oal_lite.pretrain.parts import (
     PARTS,
-    forget_hashes,
     missing,
     sweep,
+    train,
     train_missing,
     write_manifest,
 )
@@ -128,7 +128,9 @@ def test_a_wrong_setting_is_refused(assignment, capsys):
 
 @pytest.mark.parametrize(
     "assignment",
-    ["batch_size=0", "teacher_steps=-1", "n_images=5", "teacher_width=0", "vae_lr=nan",
+    ["crop=40", "crop=-1", "seed=9999999999999999999999", "vae_width=3", "unet_width=8",
+     "teacher_steps=99999999999999999999", "noise_shift=nan", "vae_kl=nan", "vae_kl=-1",
+     "batch_size=0", "teacher_steps=-1", "n_images=5", "teacher_width=0", "vae_lr=nan",
      "unet_lr=-1", "p_no_prompt=1.5", "teacher=vit"],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_trained_with_is_refused(assignment, tmp_path, capsys):
@@ -253,10 +255,30 @@ def test_pretraining_without_settings_or_images_is_refused(preset, sentence, tmp
     assert sentence in capsys.readouterr().err
 
 
-def test_hashes_of_models_that_are_trained_anew_are_forgotten_first(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"sha256": {"teacher/x": "1"}, "teacher": {}}')
-    forget_hashes(tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text()) == {"sha256": {}, "teacher": {}}
+def no_images():
+    some = ImageSet.ood(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    return Source("shapes", ("cat",), some, some)
+
+
+def test_hashes_of_models_that_are_trained_anew_are_forgotten_first(tmp_path, monkeypatch):
+    def noted():
+        return json.loads((tmp_path / "manifest.json").read_text())["sha256"]
+
+    def training(settings, out, device, source):
+        assert noted() == {}, "it cannot match them"
+        if saves[-1]:
+            (out / "teacher").mkdir()
+            (out / "teacher/config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(PARTS, "teacher", training)
+    saves = []
+    for saved, left in ((False, {"teacher/x": "1"}), (True, {})):
+        saves.append(saved)
+        (tmp_path / "manifest.json").write_text('{"sha256": {"teacher/x": "1"}, "teacher": {}}')
+        with pytest.raises(KeyboardInterrupt):
+            train(["teacher"], PretrainSettings(), tmp_path, "cpu", no_images(), print)
+        assert noted() == left, "what is untouched keeps its sums"
 
 
 def test_what_a_kill_left_in_a_models_folder_is_in_no_manifest_and_swept_when_old(tmp_path):
@@ -323,7 +345,7 @@ def test_what_a_preset_lacks_is_trained_and_nothing_else(tmp_path, monkeypatch):
 def test_a_damaged_manifest_is_named_with_the_way_out(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest.json is damaged .*; restore it, or train"):
-        forget_hashes(tmp_path)
+        train(["teacher"], PretrainSettings(), tmp_path, "cpu", no_images(), print)
 
 
 def test_models_from_outside_are_not_pretrained():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_openood import make_root
 
 from oal_lite import budget, presets, tiny_models, weights
@@ -136,6 +137,30 @@ def test_a_pickle_in_the_place_of_safetensors_is_not_read(tiny, tmp_path):
     torch.save(state, tmp_path / "teacher/pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match="cannot be loaded .* expected a config and safet"):
         Teacher.from_pretrained(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("part", ["teacher", "pipeline/vae", "pipeline/unet"])
+def test_a_model_that_lacks_a_tensor_is_damaged(tiny, tmp_path, part):
+    shutil.copytree(tiny / part.split("/")[0], tmp_path / part.split("/")[0])
+    (path,) = (tmp_path / part).glob("*.safetensors")
+    tensors = load_file(path)
+    lost = min(tensors)
+    del tensors[lost]
+    save_file(tensors, path, metadata={"format": "pt"})
+    load = Teacher.from_pretrained if part == "teacher" else load_pipeline
+    with pytest.raises(ValueError, match=f"lacks {lost}|is damaged .*; restore its files"):
+        load(tmp_path / part.split("/")[0])
+
+
+@pytest.mark.parametrize("config", ["null", '{"id2label": 5}', '{"image_size": "a"}'])
+def test_any_damage_of_a_config_is_one_sentence(tiny, tmp_path, config):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher/config.json"
+    change = json.loads(config)
+    path.write_text(json.dumps(change and json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"teacher is damaged \(.*; restore its files$") as caught:
+        Teacher.from_pretrained(tmp_path / "teacher")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture

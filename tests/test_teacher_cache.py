@@ -91,6 +91,8 @@ def flip_a_bit(path):
         flip_a_bit,
         lambda path: path.write_bytes(path.read_bytes()[:-8]),
         lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"}", b" ", 1)),
+        lambda path: path.write_bytes(b"PK\x03\x04"),
         lambda path: np.save(path, np.array([{"a": "pickle"}], dtype=object), allow_pickle=True),
         lambda path: np.save(path, np.load(path).astype(np.float16)),
         lambda path: path.with_suffix(".json").write_text("{"),

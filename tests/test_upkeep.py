@@ -173,9 +173,18 @@ def test_the_command_fills_both_pages_or_says_what_is_wrong(tmp_path, monkeypatc
     assert Path("README.md").read_text() != pages()["README.md"]
     assert readme.main([]) == 0
     assert {page: Path(page).read_text() for page in readme.PAGES} == pages()
+    study, speed = (Path(f"figures/{n}.json").read_text() for n in ("study", "performance"))
     Path("figures/study.json").write_text("{}")
     capsys.readouterr()
-    assert readme.main([]) == 2 and "lacks 'markdown'" in capsys.readouterr().err
+    assert readme.main([]) == 2 and "(KeyError: 'markdown')" in capsys.readouterr().err
+    Path("figures/study.json").write_text('{"markdown": ')
+    assert readme.main([]) == 2 and "study.json is damaged" in capsys.readouterr().err
+    Path("figures/performance.json").write_text("{")
+    Path("figures/study.json").write_text(study)
+    assert readme.main([]) == 2 and "performance.json is damaged" in capsys.readouterr().err
+    Path("figures/performance.json").write_text(speed.replace('"ratio": ', '"ratio": NaN, "x": '))
+    assert readme.main([]) == 2 and "holds NaN, in the table 'speed'" in capsys.readouterr().err
+    assert {page: Path(page).read_text() for page in readme.PAGES} == pages()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)

@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
     changes = dict(map(_setting, arguments.set))
     settings = replace(SETTINGS.get(arguments.preset, PretrainSettings()), **changes)
     check_device(arguments.device)
+    if arguments.out == Path():
+        raise ValueError("--out is empty; name a folder, or leave it out")
     held_out = command.words(arguments.hold_out)
     source = source_for(arguments.preset, settings, arguments.data_root, held_out)
     shipped = arguments.preset == "shapes" and not held_out

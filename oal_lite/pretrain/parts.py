@@ -1,7 +1,8 @@
 """The parts of the small models: trained one after the other, and noted in a manifest."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,11 +27,33 @@ MODELS = ("teacher", "pipeline")  # fields of a preset
 DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
 
 
-def forget_hashes(folder: Path) -> None:
-    """Take the sha256 sums out of the manifest: what is being trained anew cannot match them."""
-    if manifest := read_manifest(folder):
-        text = json.dumps(manifest | {"sha256": {}}, indent=1)
+@contextmanager
+def _forgotten_hashes(folder: Path) -> Iterator[None]:
+    """Without the sha256 sums in the manifest: what is being trained anew cannot match them.
+
+    Where the training fails before it has saved anything, they are put back.
+    """
+    manifest, before = read_manifest(folder), _models_of(folder)
+
+    def note(sums: dict) -> None:
+        text = json.dumps(manifest | {"sha256": sums}, indent=1)
         write_atomically(folder / MANIFEST, lambda p: p.write_text(text))
+
+    sums = manifest.get("sha256", {})
+    try:
+        if sums:
+            note({})
+        yield
+    except BaseException:
+        if sums and _models_of(folder) == before:
+            note(sums)
+        raise
+
+
+def _models_of(folder: Path) -> dict[Path, int]:
+    """When each file of the models was written; not of the manifest, nor of what passes."""
+    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and f != folder / MANIFEST)
+    return {f: f.stat().st_mtime_ns for f in files if not _passing(f.relative_to(folder))}
 
 
 def write_manifest(
@@ -45,11 +68,7 @@ def write_manifest(
         "teacher": content_of(folder / "teacher"),
         "measured": {"trained_on": source.name, **measured},
     }
-    manifest["sha256"] = {
-        str(f.relative_to(folder)): sha256_of(f)
-        for f in sorted(folder.rglob("*"))
-        if f.is_file() and f != path and not _passing(f.relative_to(folder))
-    }
+    manifest["sha256"] = {str(f.relative_to(folder)): sha256_of(f) for f in _models_of(folder)}
     text = json.dumps(manifest, indent=1)
     write_atomically(path, lambda p: p.write_text(text))
 
@@ -81,8 +100,8 @@ def train(
     make_folder(out)
     sweep(out)
     for part in parts:
-        forget_hashes(out)
-        measured = PARTS[part](settings, out, device, source)
+        with _forgotten_hashes(out):
+            measured = PARTS[part](settings, out, device, source)
         write_manifest(out, part, settings, source, measured)
         say(json.dumps({part: measured}, indent=1))
     # Not before: an interrupted unet shall not train the autoencoder again. After it all is done.

@@ -13,6 +13,7 @@ from oal_lite.presets import get_preset
 from oal_lite.pretrain.models import TEACHERS
 
 ASSETS = presets.ASSETS / "shapes"
+GROUPS = {"vae_width": 8, "unet_width": 16}  # of the group normalisation in `models`
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,18 @@ class PretrainSettings:
                 raise ValueError(f"n_images={value}; expected at least 10, one of each class")
             if name.startswith("p_") and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}; expected a probability, 0 to 1")
+            if name == "teacher":
+                continue
+            if not -(2**63) < value < 2**63:  # NaN is not, either
+                raise ValueError(f"{name}={value}; expected a finite number of usual size")
             if name.endswith(("size", "width", "steps")) and value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
+            if name in GROUPS and value % GROUPS[name]:
+                raise ValueError(f"{name}={value}; expected a multiple of {GROUPS[name]}")
+            if name == "crop" and not 0 <= value < 32:
+                raise ValueError(f"crop={value}; expected 0 or more, and less than a side of 32")
+            if name in ("vae_perceptual", "vae_kl") and value < 0:
+                raise ValueError(f"{name}={value}; expected a weight of 0 or more")
             if name.endswith(("lr", "scale")) and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}; expected a finite number above 0")
 
