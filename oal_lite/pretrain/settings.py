@@ -58,8 +58,8 @@ class PretrainSettings:
                 raise ValueError(f"{name}={value}; expected a probability, 0 to 1")
             if name == "teacher":
                 continue
-            if not -(2**63) < value < 2**63:  # NaN is not, either
-                raise ValueError(f"{name}={value}; expected a finite number of usual size")
+            if not (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63):
+                raise ValueError(f"{name}={value}; expected a finite number below 2**63")
             if name.endswith(("size", "width", "steps")) and value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
             if name in GROUPS and value % GROUPS[name]:
