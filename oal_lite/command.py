@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from oal_lite.presets import Preset, get_preset
 
@@ -49,8 +50,10 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
 
     from oal_lite.recipes import get_arm
 
-    if not 1 <= arguments.seeds <= 10_000:
-        raise ValueError(f"--seeds {arguments.seeds}: expected 1 to 10000")
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds {arguments.seeds}: at least one seed is needed")
+    if arguments.seeds > 10_000:
+        raise ValueError(f"--seeds {arguments.seeds}: expected no more than 10000")
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
     for name in ("out", "runs"):  # Path("") would be the current folder
@@ -122,8 +125,9 @@ def clock() -> Callable[[str], None]:
 def guarded(job: Callable[[], None]) -> int:
     """Do a command's job and return its exit status: an error is one sentence, not a traceback."""
     for stream in (sys.stdout, sys.stderr):  # no terminal that lacks a sign shall end a study
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        if (stream.encoding or "utf-8").lower() != "utf-8":
+            with suppress(OSError):  # a pipe cannot always be told
+                stream.reconfigure(errors="replace")
     try:
         job()
     except (ValueError, OSError, FloatingPointError) as error:

@@ -1,12 +1,13 @@
 """The command line: `python -m oal_lite`."""
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
 
-from oal_lite import presets
+from oal_lite import command, presets
 from oal_lite.__main__ import main
 
 
@@ -18,6 +19,14 @@ def test_help_answers_without_importing_torch():
     assert "--arms" in done.stdout and "--seeds" in done.stdout
     imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()]
     assert "argparse" in imported and "torch" not in imported
+
+
+def test_a_terminal_that_lacks_a_sign_ends_nothing(monkeypatch):
+    paper = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(paper, encoding="ascii"))
+    assert command.guarded(lambda: print("kd \u2212 ce")) == 0
+    sys.stdout.flush()
+    assert paper.getvalue() == b"kd ? ce\n"
 
 
 @pytest.mark.parametrize(
