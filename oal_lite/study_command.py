@@ -56,7 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: for what the arguments ask for and cannot have.
     """
-    import json
     from pathlib import Path
 
     from oal_lite import claims, report, study
@@ -126,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
             say(f"wrote {name!r} into {path}")
         sys.stdout.write(f"\n{question}\n\n{section['markdown']}\n\n")
     if is_first() and not choice:
-        sys.stdout.write(f"\n{claims.markdown(json.loads(path.read_text()))}\n")
+        sys.stdout.write(f"\n{claims.markdown(report.read_study(path))}\n")
 
 
 def results_file(preset: str, *, ablation: bool) -> str:

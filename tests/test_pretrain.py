@@ -141,6 +141,18 @@ def test_a_setting_that_cannot_be_trained_with_is_refused(assignment, tmp_path, 
     assert not (tmp_path / "x").exists()
 
 
+def test_a_folder_without_a_name_is_refused_and_the_current_one_is_not(
+    tmp_path, capsys, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("oal_lite.pretrain.__main__.train", lambda *words: asked.append(words[2]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["teacher", "--out", " "]) == 2
+    assert "--out is empty; name a folder" in capsys.readouterr().err and not asked
+    assert main(["teacher", "--out", ".", "--set", "n_images=10"]) == 0
+    assert [str(out) for out in asked] == ["."]
+
+
 def test_weights_that_have_run_away_are_not_saved(tmp_path, capsys):
     more = [a for s in [*SIZES, "teacher_steps=3", "teacher_lr=1e30"] for a in ("--set", s)]
     assert main(["teacher", "--out", str(tmp_path), *more]) == 2

@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "--preset", default="shapes", help=f"{', '.join(SETTINGS)} (default: shapes)"
     )
     parser.add_argument("--data-root", help="folder of real images in OpenOOD v1.5's layout")
-    parser.add_argument(
-        "--out", type=Path, help="default: the shipped folder for shapes, else models/PRESET"
-    )
+    parser.add_argument("--out", help="default: the shipped folder for shapes, else models/PRESET")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument(
         "--hold-out", default="", metavar="CLASS,CLASS",
@@ -67,14 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
     changes = dict(map(_setting, arguments.set))
     settings = replace(SETTINGS.get(arguments.preset, PretrainSettings()), **changes)
     check_device(arguments.device)
-    if arguments.out == Path():
+    if arguments.out is not None and not arguments.out.strip():  # Path("") is the current folder
         raise ValueError("--out is empty; name a folder, or leave it out")
     held_out = command.words(arguments.hold_out)
     source = source_for(arguments.preset, settings, arguments.data_root, held_out)
     shipped = arguments.preset == "shapes" and not held_out
-    out = arguments.out or (
-        ASSETS if shipped else Path("models") / f"{arguments.preset}{without(held_out)}"
-    )
+    own = ASSETS if shipped else Path("models") / f"{arguments.preset}{without(held_out)}"
+    out = own if arguments.out is None else Path(arguments.out)
     parts = GROUPS.get(arguments.part, [arguments.part])
     train(parts, settings, out, arguments.device, source, lambda s: sys.stdout.write(s + "\n"))
 

@@ -50,14 +50,15 @@ class PretrainSettings:
             ValueError: with the name of the setting, its value and what is expected.
         """
         for name, value in vars(self).items():
-            if name == "teacher" and value not in TEACHERS:
-                raise ValueError(f"teacher={value!r}; expected {' or '.join(map(repr, TEACHERS))}")
+            if name == "teacher":
+                if value not in TEACHERS:
+                    known = " or ".join(map(repr, TEACHERS))
+                    raise ValueError(f"teacher={value!r}; expected {known}")
+                continue
             if name == "n_images" and value < 10:
                 raise ValueError(f"n_images={value}; expected at least 10, one of each class")
             if name.startswith("p_") and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}; expected a probability, 0 to 1")
-            if name == "teacher":
-                continue
             if not (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63):
                 raise ValueError(f"{name}={value}; expected a finite number below 2**63")
             if name.endswith(("size", "width", "steps")) and value < 1:
@@ -68,7 +69,7 @@ class PretrainSettings:
                 raise ValueError(f"crop={value}; expected 0 or more, and less than a side of 32")
             if name in ("vae_perceptual", "vae_kl") and value < 0:
                 raise ValueError(f"{name}={value}; expected a weight of 0 or more")
-            if name.endswith(("lr", "scale")) and not 0 < value < math.inf:
+            if name.endswith(("lr", "scale")) and value <= 0:
                 raise ValueError(f"{name}={value}; expected a finite number above 0")
 
 
