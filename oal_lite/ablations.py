@@ -98,8 +98,8 @@ ABLATIONS: dict[str, Ablation] = {
         "what does the teacher know best: its distance, or its own energy?",
         ("oal", "kd-distance-twice", "kd"),
         (
-            *_each("oal", "arm.distance", "energy"),
-            *_each("kd-distance-twice", "arm.distance", "energy"),
+            *_each("oal", "arm.distance", "knn", "energy"),
+            *_each("kd-distance-twice", "arm.distance", "knn", "energy"),
         ),
     ),
     "followed": Ablation(
@@ -226,10 +226,14 @@ def label(arm: str, changes: Changes) -> str:
 
 
 def jobs(ablation: Ablation, preset: Preset) -> list[tuple[dict[str, Arm], Preset]]:
-    """What to run: arms by label, and the preset to run them with, for `study.run`."""
-    plain = {name: get_arm(name) for name in ablation.arms}
-    varied = [(plain, preset)] if plain else []
+    """What to run: arms by label, and the preset to run them with, for `study.run`.
+
+    A variation that asks for what the preset has anyway is its unchanged arm, and is left out.
+    """
+    plain = {name: get_arm(name, preset) for name in ablation.arms}
+    found = [(plain, preset)] if plain else []
     for name, changes in ablation.variations:
-        arm, changed = vary(get_arm(name), preset, changes)
-        varied.append(({label(name, changes): arm}, changed))
-    return varied
+        arm, changed = vary(get_arm(name, preset), preset, changes)
+        if (arm, changed) != (plain.get(name), preset):
+            found.append(({label(name, changes): arm}, changed))
+    return found

@@ -252,7 +252,7 @@ class Materials:
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        unseen = ("teacher", "pipeline", "n_per_class", "knn", "diffusion", "weights")
+        unseen = ("teacher", "pipeline", "n_per_class", "distance", "knn", "diffusion", "weights")
         start = self._kept(
             "start", lambda: self._timed("start", sentence, make), unseen,
             {k: tuple(v.shape) for k, v in self.student().state_dict().items()}, together=True,
@@ -306,7 +306,8 @@ class Materials:
             else:
                 made = self._kept(
                     f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
-                    ("train", "weights"), dict.fromkeys(f.name for f in fields(Outliers)),
+                    ("distance", "train", "weights"),
+                    dict.fromkeys(f.name for f in fields(Outliers)),
                 )  # fmt: skip
                 made = Outliers(**made)
             self._outliers[selection] = made
@@ -349,7 +350,7 @@ class Materials:
     ) -> Tensor:
         made = self._kept(
             what, lambda: self._timed(stage, sentence, lambda: {what: make()}),
-            ("knn", "diffusion", "train", "weights"), {what: None}, seed=0,
+            ("distance", "knn", "diffusion", "train", "weights"), {what: None}, seed=0,
         )  # fmt: skip
         return made[what]
 

@@ -2,7 +2,7 @@
 
     ce                CE                                      the baseline
     kd                CE + distillation                       is it the teacher?
-    kd-distance       kd + the teacher's k-NN distance        is it what the teacher knows?
+    kd-distance       kd + the teacher's distance             is it what the teacher knows?
     kd-distance-twice the same on ID images once more         is it that more images are seen?
     oal-as-released   kd + MICL as the released code runs it  what does the code do?
     oal-paper         kd + MICL as the text describes it      what does the text say?
@@ -15,7 +15,8 @@
                       outliers and of halves of ID images,    more than ID images?
                       hedged by the distance
 
-Exposure is outlier exposure: a uniform answer is asked for on outliers.
+Exposure is outlier exposure: a uniform answer is asked for on outliers. The distance is the
+teacher's to the nearest ID images, or what a preset names in its place (`Preset.distance`).
 
 MICL is the paper's "mutual-information-based contrastive loss": the CLUB bound between
 synthetic outliers and the student's ID features, to be made small. Its two ways differ in three
@@ -31,7 +32,7 @@ places, where the released code departs from its text (D1 to D3 in the README):
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ from oal_lite.arguments import (
 from oal_lite.distillation import DISTANCES, hedged
 from oal_lite.images import LazyImages, check_images
 from oal_lite.mutual_information import ClubNet
-from oal_lite.presets import LossWeights, TrainSettings
+from oal_lite.presets import LossWeights, Preset, TrainSettings
 from oal_lite.students import LatentStem
 from oal_lite.teacher import TeacherOutputs
 from oal_lite.terms import (
@@ -183,15 +184,16 @@ ARMS: dict[str, Arm] = {
 }  # fmt: skip
 
 
-def get_arm(name: str) -> Arm:
-    """Look up an arm.
+def get_arm(name: str, preset: Preset | None = None) -> Arm:
+    """Look up an arm; one with a distance has that of the preset, where a preset is given.
 
     Raises:
         ValueError: if there is none of that name.
     """
     if not isinstance(name, str) or name not in ARMS:
         raise ValueError(f"unknown arm {name!r}; choose from {', '.join(ARMS)}")
-    return ARMS[name]
+    arm = ARMS[name]
+    return replace(arm, distance=preset.distance) if preset and arm.distance else arm
 
 
 def needed_models(arms: Sequence[Arm]) -> list[str]:

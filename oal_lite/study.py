@@ -95,7 +95,9 @@ def train_one(
     that arms can be compared seed by seed.
     """
     with one_thread_on_cpu(device or default_device()):
-        return _train_one(arm_name, materials, recipe or get_arm(arm_name), device)
+        return _train_one(
+            arm_name, materials, recipe or get_arm(arm_name, materials.preset), device
+        )
 
 
 def _train_one(
@@ -176,7 +178,7 @@ def run(
 
     Args:
         preset: all settings.
-        arms: names of `recipes.ARMS`, or arms by a label of their own.
+        arms: names of `recipes.ARMS`, with the preset's distance, or arms by a label of their own.
         seeds: one run each; arms are paired by seed.
         runs: folder of the run files.
         device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
@@ -191,7 +193,7 @@ def run(
     """
     if not isinstance(preset, Preset):
         raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('shapes')")
-    arms = _arms(arms)
+    arms = _arms(arms, preset)
     seeds = _seeds(seeds)
     need_count(workers=workers)
     if workers > 1 and launched() > 1:
@@ -275,12 +277,13 @@ def side_by_side(
         pretrain: train the models that the arms need in the same pool, beside the common starts.
         progress: called when a task begins and ends.
     """
-    recipes = [arm for arms, _ in jobs for arm in _arms(arms).values()]
+    recipes = [arm for arms, preset in jobs for arm in _arms(arms, preset).values()]
     models = pretraining(jobs[0][1], device, needed_models(recipes)) if pretrain else None
     tasks: list[Task] = []
     for arms, preset in jobs:
         missing = [
-            (seed, label, arm) for seed in seeds for label, arm in _arms(arms).items()
+            (seed, label, arm) for seed in seeds
+            for label, arm in _arms(arms, preset).items()
             if fresh or not run_path(Path(runs), preset, label, seed, "json").exists()
         ]  # fmt: skip
         known = {task.name for task in tasks}
@@ -293,11 +296,11 @@ def side_by_side(
     work([*first, *tasks], workers, progress)
 
 
-def _arms(arms: Sequence[str] | Mapping[str, Arm]) -> dict[str, Arm]:
+def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, Arm]:
     if isinstance(arms, str) or not isinstance(arms, Sequence | Mapping):
         raise ValueError(f"arms={arms!r}; expected several names, as ['ce', 'kd'], or Arms by name")
     if not isinstance(arms, Mapping):
-        return {name: get_arm(name) for name in arms}
+        return {name: get_arm(name, preset) for name in arms}
     for label, arm in arms.items():
         if not isinstance(arm, Arm) or not isinstance(label, str):
             raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name")
@@ -335,7 +338,7 @@ def find_models(
         OSError: for a model that is not there, with the way to get it.
         ValueError: for a damaged one.
     """
-    for part in needed_models([*_arms(arms).values()]):
+    for part in needed_models([*_arms(arms, preset).values()]):
         name = getattr(preset, part)
         if name == TINY:
             continue

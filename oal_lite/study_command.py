@@ -206,8 +206,11 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
     from oal_lite.recipes import get_arm
 
     if arguments.ablation is None:
-        recipes = {arm: get_arm(arm) for arm in arms}
-        sections = [("arms", "What is each arm worth?", BASELINES, lambda p: [(recipes, p)])]
+
+        def plain(preset: Preset) -> list[tuple[dict, Preset]]:
+            return [({arm: get_arm(arm, preset) for arm in arms}, preset)]
+
+        sections = [("arms", "What is each arm worth?", BASELINES, plain)]
     else:
         names = arguments.ablation.split(",")
         names = list(ablations.ABLATIONS) if names == ["all"] else names

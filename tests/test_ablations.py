@@ -1,33 +1,47 @@
 """Ablations: every line of the table can be run, and a label says what was run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from oal_lite import run_files, study
 from oal_lite.ablations import ABLATIONS, Ablation, get_ablation, jobs, label, vary
 from oal_lite.presets import get_preset
-from oal_lite.recipes import ARMS, LATENT_VECTORS
+from oal_lite.recipes import ARMS, LATENT_VECTORS, get_arm
 from oal_lite.study_command import main, results_file
 
 
+@pytest.mark.parametrize("preset", ["shapes", "cifar10-medium"])
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_variation_changes_something_and_has_a_label_of_its_own(name):
-    preset = get_preset("shapes")
+def test_every_variation_changes_something_and_has_a_label_of_its_own(name, preset):
+    preset = get_preset(preset)
     varied, labels = jobs(ABLATIONS[name], preset), list(ABLATIONS[name].arms)
     if labels:
         (plain, unchanged), *varied = varied
-        assert plain == {arm: ARMS[arm] for arm in labels} and unchanged == preset
+        assert plain == {arm: get_arm(arm, preset) for arm in labels} and unchanged == preset
     for arms, changed in varied:
         ((key, arm),) = arms.items()
         labels.append(key)
         base = key.split("+")[0]
         if base in ABLATIONS[name].arms:
-            assert (arm, changed) != (ARMS[base], preset), f"{key} is its own base"
+            assert (arm, changed) != (get_arm(base, preset), preset), f"{key} is its own base"
         assert changed.knn.k <= changed.n_per_class
         assert arm.latent_vector in LATENT_VECTORS
     assert len(set(labels)) == len(labels) and set(ABLATIONS[name].baselines) <= set(labels)
     assert not any(set(x) & set("/\\ :") for x in labels), "a label is part of a file's name"
+
+
+@pytest.mark.parametrize(("distance", "other"), [("knn", "energy"), ("energy", "knn")])
+def test_an_ablation_of_the_distance_runs_the_one_that_the_preset_has_not(distance, other):
+    preset = replace(get_preset("shapes"), distance=distance)
+    (plain, _), *varied = jobs(ABLATIONS["knows"], preset)
+    assert plain["oal"].distance == plain["kd-distance-twice"].distance == distance
+    assert plain["kd"].distance is None, "an arm without a distance has been given one"
+    found = {key: arm.distance for arms, _ in varied for key, arm in arms.items()}
+    assert found == {
+        f"oal+distance={other}": other, f"kd-distance-twice+distance={other}": other
+    }  # fmt: skip
 
 
 def test_changes_reach_the_arm_and_the_stages_of_the_preset():

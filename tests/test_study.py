@@ -416,6 +416,25 @@ def test_the_start_is_shared_by_settings_that_it_cannot_feel(finished, tiny_pres
         Materials(longer, 0, runs=finished[0]).start  # noqa: B018
 
 
+def test_a_distance_named_by_the_preset_is_that_of_its_arms_and_nothing_else(tiny_preset, tmp_path):
+    folder = tmp_path / "runs"
+
+    def shared() -> set[str]:  # what is not one arm's own
+        return {f.name for f in folder.rglob("*.safetensors") if not f.name.startswith("oal")}
+
+    explicit = {"oal-explicit": replace(ARM_TABLE["oal"], distance="energy")}
+    (expected,) = study.run(tiny_preset, explicit, [0], runs=folder)
+    before = shared()
+    ours, others = (
+        study.run(replace(tiny_preset, distance=distance), ["oal"], [0], runs=folder)[0]
+        for distance in ("energy", "knn")
+    )
+    assert ours.record["recipe"] == expected.record["recipe"]
+    assert all(torch.equal(ours.scores[k], x) for k, x in expected.scores.items())
+    assert not torch.equal(others.scores["energy/id"], expected.scores["energy/id"])
+    assert len(before) > 2 and shared() == before, "the start or outliers have been made again"
+
+
 def test_id_features_are_of_the_first_images_of_each_class(materials, tiny_preset):
     fewer = Materials(replace(tiny_preset, n_per_class=3), 0)
     features, labels = fewer.id_features
