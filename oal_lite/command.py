@@ -18,7 +18,11 @@ def add_arguments(
     """
     add = parser.add_argument
     add("--preset", default=preset, help=f"set of settings (default: {preset})")
-    add("--arms", default=arms, help=f"comma-separated (default: {arms})")
+    add(
+        "--arms",
+        default=arms,
+        help=f"comma-separated, or variations as oal+hedge=0 (default: {arms})",
+    )
     add("--seeds", type=int, default=seeds, help=f"how many, from 0 on (default: {seeds})")
     add("--out", default="figures", help="folder for results and figures")
     add("--runs", default="runs", help="folder of finished runs, read when there")

@@ -33,6 +33,8 @@ places, where the released code departs from its text (D1 to D3 in the README):
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +52,14 @@ from oal_lite.arguments import (
 )
 from oal_lite.distillation import DISTANCES, hedged
 from oal_lite.images import LazyImages, check_images
+from oal_lite.knn_outliers import Selection
 from oal_lite.mutual_information import ClubNet
 from oal_lite.presets import LossWeights, Preset, TrainSettings
 from oal_lite.students import LatentStem
 from oal_lite.teacher import TeacherOutputs
 from oal_lite.terms import (
+    FITS,
+    PAIRINGS,
     Answers,
     CrossEntropy,
     DistanceKD,
@@ -185,15 +190,46 @@ ARMS: dict[str, Arm] = {
 
 
 def get_arm(name: str, preset: Preset | None = None) -> Arm:
-    """Look up an arm; one with a distance has that of the preset, where a preset is given.
+    """Look up an arm, as `"oal"`; or a variation of one, as `"oal+distance=knn+hedge=0"`.
+
+    Args:
+        name: that of an arm, and fields of `Arm` to be changed; `-` stands between several words.
+        preset: whose distance takes the place of the arm's, where it has one.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or no such field.
     """
-    if not isinstance(name, str) or name not in ARMS:
-        raise ValueError(f"unknown arm {name!r}; choose from {', '.join(ARMS)}")
-    arm = ARMS[name]
-    return replace(arm, distance=preset.distance) if preset and arm.distance else arm
+    plain, *changes = name.split("+") if isinstance(name, str) else [name]
+    if not isinstance(name, str) or plain not in ARMS:
+        raise ValueError(f"unknown arm {plain!r}; choose from {', '.join(ARMS)}")
+    arm = ARMS[plain]
+    if preset and arm.distance:
+        arm = replace(arm, distance=preset.distance)
+    for change in changes:
+        field, _, text = change.partition("=")
+        if field not in CHANGES:
+            raise ValueError(
+                f"arm {name!r}: {change!r} is no change of it; write <field>=<value> with one of "
+                f"{', '.join(CHANGES)}"
+            )
+        arm = replace(arm, **{field: _read(field, text)})
+    _check_arm(arm)
+    return arm
+
+
+# What a variation of an arm may change; `distil` takes the teacher away, and `ce` stands for that.
+CHANGES = ("outliers", "distance", "micl", "exposure", "latent_vector", "answers", "hedge")
+
+
+def _read(field: str, text: str) -> str | int | tuple[str, ...] | None:
+    """A field's value as it is written in a name."""
+    if field == "answers":
+        return tuple(word for word in text.split("-") if word not in ("", "None"))
+    if text == "None":
+        return None
+    if field == "micl":
+        return tuple(text.split("-"))
+    return int(text) if text.isdecimal() else text
 
 
 def needed_models(arms: Sequence[Arm]) -> list[str]:
@@ -317,7 +353,8 @@ def build_terms(
         ValueError: if the arm needs something that it does not get, or gets what cannot be: a
             weight below 0, no outliers, NaN, labels of another length.
     """
-    _check_arm(arm, weights)
+    _check_arm(arm)
+    _check_weights(weights)
     need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
@@ -399,14 +436,20 @@ def build_terms(
     return nn.ModuleList(terms)
 
 
+OUTLIERS = (None, *get_args(Selection), "noise", "halves")
+MICL = (None, *product(PAIRINGS, FITS))
 EXPOSURES = (None, "decoded", "matched", "real", "latent")
 ANSWERS = ("outliers", "halves", "id")
 
 
-def _check_arm(arm: Arm, weights: LossWeights) -> None:
-    """Refuse an arm of parts that are not there, and weights that are none."""
+def _check_arm(arm: Arm) -> None:
+    """Refuse an arm of parts that are not there."""
     if not isinstance(arm, Arm):
         raise ValueError(f"arm {arm!r}; expected an Arm, as get_arm('oal')")
+    if arm.outliers not in OUTLIERS:
+        raise ValueError(
+            f"outliers {arm.outliers!r}: choose one of {', '.join(map(str, OUTLIERS))}"
+        )
     if arm.exposure not in EXPOSURES:
         raise ValueError(
             f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
@@ -426,7 +469,7 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
     if arm.latent_vector not in tuple(LATENT_VECTORS):  # a tuple: a list is unknown, too
         known = ", ".join(LATENT_VECTORS)
         raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
-    if arm.micl is not None and len(arm.micl) != 2:
+    if arm.micl not in MICL:
         raise ValueError(f"micl {arm.micl!r}: expected (pairing, fit), as ('class', 'likelihood')")
     exposed = arm.exposure in ("decoded", "matched", "latent") or "outliers" in arm.answers
     if not arm.outliers and (arm.micl or exposed):
@@ -434,6 +477,9 @@ def _check_arm(arm: Arm, weights: LossWeights) -> None:
             f"an arm with micl={arm.micl}, exposure={arm.exposure!r} and answers={arm.answers!r} "
             "needs outliers: name their selection, as Arm(outliers='farthest')"
         )
+
+
+def _check_weights(weights: LossWeights) -> None:
     for name, weight in vars(weights).items():
         need_number(**{name: weight})
         if weight < 0:

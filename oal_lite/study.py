@@ -178,7 +178,7 @@ def run(
 
     Args:
         preset: all settings.
-        arms: names of `recipes.ARMS`, with the preset's distance, or arms by a label of their own.
+        arms: names as `recipes.get_arm` reads them, or arms by a label of their own.
         seeds: one run each; arms are paired by seed.
         runs: folder of the run files.
         device: `"cpu"`, `"cuda"`, ...; accelerate's choice if None.
@@ -300,7 +300,7 @@ def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, 
     if isinstance(arms, str) or not isinstance(arms, Sequence | Mapping):
         raise ValueError(f"arms={arms!r}; expected several names, as ['ce', 'kd'], or Arms by name")
     if not isinstance(arms, Mapping):
-        return {name: get_arm(name, preset) for name in arms}
+        arms = {name: get_arm(name, preset) for name in arms}
     for label, arm in arms.items():
         if not isinstance(arm, Arm) or not isinstance(label, str):
             raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name")

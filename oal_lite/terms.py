@@ -162,6 +162,9 @@ class Answers(Term):
         return loss + distance_kd(logits, self.distances[self._drawn])
 
 
+PAIRINGS, FITS = ("random", "class"), ("bound", "likelihood")  # of `Micl`
+
+
 class Micl(Term):
     """CLUB(outlier -> ID feature), made small; `pairing` and `q` choose between text and code.
 
@@ -181,7 +184,7 @@ class Micl(Term):
         pairing: str, fit: str, lr: float,
     ):  # fmt: skip
         super().__init__(name, weight)
-        if pairing not in ("random", "class") or fit not in ("bound", "likelihood"):
+        if pairing not in PAIRINGS or fit not in FITS:
             raise ValueError(
                 f"pairing={pairing!r}, fit={fit!r}: expected pairing 'random' or 'class', and fit "
                 "'bound' or 'likelihood'"

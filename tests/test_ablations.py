@@ -28,6 +28,8 @@ def test_every_variation_changes_something_and_has_a_label_of_its_own(name, pres
             assert (arm, changed) != (get_arm(base, preset), preset), f"{key} is its own base"
         assert changed.knn.k <= changed.n_per_class
         assert arm.latent_vector in LATENT_VECTORS
+        if "." not in key:  # of a stage of the preset no arm's name can speak
+            assert get_arm(key, preset) == arm, f"--arms {key} would be another arm"
     assert len(set(labels)) == len(labels) and set(ABLATIONS[name].baselines) <= set(labels)
     assert not any(set(x) & set("/\\ :") for x in labels), "a label is part of a file's name"
 

@@ -185,6 +185,24 @@ CASES = {
     # presets, arms, study
     "unknown preset": (lambda: get_preset("huge"), "unknown preset 'huge'; choose one of shapes"),
     "unknown arm": (lambda: get_arm("magic"), "unknown arm 'magic'; choose from"),
+    "a variation of an unknown arm": (lambda: get_arm("magic+hedge=0"), "unknown arm 'magic';"),
+    "a variation without a change": (lambda: get_arm("oal+"), "'' is no change of it; write"),
+    "a variation of a preset's stage": (
+        lambda: get_arm("oal+train.epochs=8"),
+        "'train.epochs=8' is no change of it; write <field>=<value> with one of outliers, dist",
+    ),
+    "a variation of no such value": (
+        lambda: get_arm("oal+distance=far"), "distance 'far': choose one of None, ",
+    ),
+    "a selection that is not there": (
+        lambda: get_arm("oal+outliers=nearest"), "outliers 'nearest': choose one of None, farthest",
+    ),
+    "half a MICL": (lambda: get_arm("oal-paper+micl=class"), "micl ('class',): expected (pairing"),
+    "a hedge in words": (lambda: get_arm("oal+hedge=much"), "hedge='much'; expected a whole"),
+    "an arm with a very long name": (
+        lambda: run(get_preset("shapes"), ["oal" + 30 * "+hedge=4"], [0], runs="r"),
+        "it has to be 1 to 150 characters",
+    ),
     "an arm without outliers": (
         lambda: build_terms(get_arm("oal-paper"), outliers=None, teacher_dim=4, student_dim=4,
                             weights=LossWeights(), settings=TrainSettings()),
@@ -365,6 +383,7 @@ def test_files_that_are_no_records(tmp_path):
     ("argv", "words"),
     [
         (["--arms", "magic"], "unknown arm 'magic'"),
+        (["--arms", "oal+hedge"], "hedge=''; expected a whole number"),
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--seeds", "-1"], "--seeds -1"),
         (["--device", "tpu"], "unknown device 'tpu'"),

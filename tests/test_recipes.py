@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from oal_lite.distillation import DISTANCES
 from oal_lite.images import LazyImages
 from oal_lite.mutual_information import ClubNet
-from oal_lite.presets import LossWeights, TrainSettings
+from oal_lite.presets import PRESETS, LossWeights, TrainSettings
 from oal_lite.recipes import (
     ARMS,
     LATENT_VECTORS,
@@ -182,6 +182,25 @@ def test_the_two_bounds_read_the_vectors_and_the_column_means_of_the_latents():
 def test_an_unknown_arm_is_named_and_the_known_ones_are_listed():
     with pytest.raises(ValueError, match="unknown arm 'oal2'; choose from ce, kd, kd-distance"):
         get_arm("oal2")
+
+
+def test_a_variation_of_an_arm_changes_what_its_name_says_and_nothing_else():
+    varied = get_arm("oal+distance=mahalanobis+hedge=2+answers=outliers-id")
+    assert varied == replace(
+        ARMS["oal"], distance="mahalanobis", hedge=2, answers=("outliers", "id")
+    )
+    assert get_arm("oal-paper+micl=random-bound").micl == ("random", "bound")
+    assert get_arm("oal-latent+distance=None") == replace(ARMS["oal-latent"], distance=None)
+    assert get_arm("oal+hedge=0+answers=").answers == ()
+
+
+def test_a_preset_names_the_distance_and_a_variation_has_the_last_word():
+    preset = replace(PRESETS["shapes"], distance="energy")
+    for name, arm in ARMS.items():
+        assert get_arm(name, preset).distance == (None if arm.distance is None else "energy")
+        assert get_arm(name).distance in (None, "knn")
+    assert get_arm("oal+distance=knn", preset) == ARMS["oal"]
+    assert get_arm("kd+distance=knn", preset) == replace(ARMS["kd"], distance="knn")
 
 
 @pytest.mark.parametrize("name", [n for n, arm in ARMS.items() if arm.outliers])
