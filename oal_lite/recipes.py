@@ -32,7 +32,7 @@ places, where the released code departs from its text (D1 to D3 in the README):
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import get_args
 
@@ -218,7 +218,7 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
 
 
 # What a variation of an arm may change; `distil` takes the teacher away, and `ce` stands for that.
-CHANGES = ("outliers", "distance", "micl", "exposure", "latent_vector", "answers", "hedge")
+CHANGES = tuple(f.name for f in fields(Arm) if f.name not in ("question", "distil"))
 
 
 def _read(field: str, text: str) -> str | int | tuple[str, ...] | None:
