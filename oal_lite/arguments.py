@@ -112,6 +112,19 @@ def need_finite(**values: Tensor) -> None:
             )
 
 
+def need_answers(model: str, *answers: Tensor) -> None:
+    """Refuse NaN and infinity out of a model, on any device.
+
+    Raises:
+        FloatingPointError: naming the model.
+    """
+    if not all(answer.isfinite().all() for answer in answers):
+        raise FloatingPointError(
+            f"the {model} answers with NaN or infinity; restore its weights or, in half floats, "
+            "load it with dtype=torch.float32"
+        )
+
+
 def need_generator(generator: object, *, or_none: bool = True) -> None:
     """Refuse what is neither a `torch.Generator` nor, where that is allowed, None.
 

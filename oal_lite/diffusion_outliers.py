@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oal_lite import weights
 from oal_lite.arguments import (
     check_device,
+    need_answers,
     need_count,
     need_floats,
     need_generator,
@@ -368,11 +369,7 @@ def decode(
     def one_batch(part: slice) -> Tensor:
         z = latents[part].to(vae.device, vae.dtype)
         x = vae.decode(z / vae.config.scaling_factor).sample.float()
-        if not x.isfinite().all():
-            raise FloatingPointError(
-                "the decoder answers with NaN or infinity; half floats may be too short for it: "
-                "load the pipeline with dtype=torch.float32"
-            )
+        need_answers("decoder", x)
         if size is not None and x.shape[-1] != size:
             x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
         return ((x.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -402,11 +399,7 @@ def encode(
         if x.shape[-1] != side:
             x = nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True)
         latents = vae.encode(x).latent_dist.mean.float().cpu()
-        if not latents.isfinite().all():
-            raise FloatingPointError(
-                "the encoder answers with NaN or infinity; restore its weights, or load the "
-                "pipeline with dtype=torch.float32"
-            )
+        need_answers("encoder", latents)
         return latents
 
     return torch.cat(in_batches(one_batch, len(images), batch_size)) * vae.config.scaling_factor

@@ -263,6 +263,11 @@ def without(classes: Sequence[str]) -> str:
     return f"{WITHOUT}{words}" if words else ""
 
 
+def models_folder(preset: str, held_out: Sequence[str] = ()) -> Path:
+    """Where the models lie that are trained here for a preset, without the classes held out."""
+    return Path("models") / f"{preset}{without(held_out)}"
+
+
 def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
     """The same settings with classes held out of the ID task (see `Benchmark.hold_out`).
 
@@ -279,12 +284,12 @@ def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
         return preset
     if preset.held_out:
         raise ValueError(f"{', '.join(preset.held_out)} are held out already; name all at once")
-    suffix = without(classes)
-    folder = Path("models") / f"{preset.pretrain}{suffix}"
-    own = {} if preset.pretrain is None else {
-        "teacher": str(folder / "teacher"), "pipeline": str(folder / "pipeline")
-    }  # fmt: skip
-    return replace(preset, name=preset.name + suffix, held_out=tuple(sorted(classes)), **own)
+    own = {}
+    if preset.pretrain is not None:
+        folder = models_folder(preset.pretrain, classes)
+        own = {part: str(folder / part) for part in ("teacher", "pipeline")}
+    name = preset.name + without(classes)
+    return replace(preset, name=name, held_out=tuple(sorted(classes)), **own)
 
 
 def pretrain_command(part: str, name: str, held_out: Sequence[str] = ()) -> str:

@@ -16,7 +16,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oal_lite import weights
-from oal_lite.arguments import check_device, need_finite, need_floats, need_number, need_whole
+from oal_lite.arguments import (
+    check_device,
+    need_answers,
+    need_finite,
+    need_floats,
+    need_number,
+    need_whole,
+)
 from oal_lite.batches import in_batches
 from oal_lite.images import LazyImages, check_images
 
@@ -209,11 +216,7 @@ class Teacher(nn.Module):
         seen = in_batches(one_batch, len(images), batch_size, bar=bar)
         self._caught = None
         features, logits = (torch.cat(x) for x in zip(*seen, strict=True))
-        if not (features.isfinite().all() and logits.isfinite().all()):
-            raise FloatingPointError(
-                "the teacher answers with NaN or infinity; restore its weights or, in half floats, "
-                "load it with dtype=torch.float32"
-            )
+        need_answers("teacher", features, logits)
         return TeacherOutputs(features, logits)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oal_lite import command, pretrain
 from oal_lite.arguments import check_device
-from oal_lite.presets import without
+from oal_lite.presets import models_folder
 from oal_lite.pretrain.parts import DIFFUSION, PARTS, train
 from oal_lite.pretrain.settings import ASSETS, SETTINGS, PretrainSettings, source_for
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     held_out = command.words(arguments.hold_out)
     source = source_for(arguments.preset, settings, arguments.data_root, held_out)
     shipped = arguments.preset == "shapes" and not held_out
-    own = ASSETS if shipped else Path("models") / f"{arguments.preset}{without(held_out)}"
+    own = ASSETS if shipped else models_folder(arguments.preset, held_out)
     out = own if arguments.out is None else Path(arguments.out)
     parts = GROUPS.get(arguments.part, [arguments.part])
     train(parts, settings, out, arguments.device, source, lambda s: sys.stdout.write(s + "\n"))
