@@ -134,7 +134,7 @@ class Arm:
             `"halves"` of two ID images; `"id"`, ID images once more, a control. Its distance is
             among the answers where the arm has one.
         hedge: r of `distillation.hedged`, by which these answers are the less sure the farther an
-            image lies from what the teacher knows; 0 leaves them as they are.
+            image lies from what the teacher knows, by that distance; 0 leaves them as they are.
     """
 
     question: str

@@ -24,7 +24,7 @@ step() { # name, command: its output goes to OUT/name.log
 study() { # how many seeds, further arguments
     step "study-$1" "${PYTHON:-python3}" -m oal_lite.study --preset cifar10-scratch \
         --data-root "$data" --seeds "$@" --runs "$out/runs" --out "$out" --arms \
-        ce,kd,kd-distance,kd-distance-twice,oal,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
+        ce,kd,kd-distance-twice,oal,oal+distance=knn,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
 }
 
 # Several processes keep one GPU busy only where NVIDIA's MPS lets them share it.
