@@ -144,7 +144,7 @@ def test_each_run_on_real_images_has_its_tables_the_larger_first(tmp_path):
     assert "Preset cifar10-scratch" in tables["real"] and "cifar10-small" not in tables["real"]
     real = tables["all real"]
     assert real.index("Preset cifar10-scratch") < real.index("Preset cifar10-small")
-    assert real.count("| kd-distance − kd |") == 2 and "− ce |" not in real
+    assert real.count("| oal-paper − kd |") == 2 and "− ce |" not in real
     one_seed = small | {"markdown": "\n\n".join(small["markdown"].split("\n\n")[:2])}
     (tmp_path / "cifar10-small.json").write_text(json.dumps(one_seed))
     assert readme.tables(tmp_path)["all real"].count("| kd-distance − kd |") == 1
