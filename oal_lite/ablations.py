@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from oal_lite.presets import Preset
-from oal_lite.recipes import Arm, get_arm
+from oal_lite.recipes import Arm, check_arm, get_arm
 
 Changes = Mapping[str, Any]
 
@@ -213,6 +213,7 @@ def vary(arm: Arm, preset: Preset, changes: Changes) -> tuple[Arm, Preset]:
             arm = replace(arm, **{name: value})
         else:
             preset = replace(preset, **{stage: replace(part, **{name: value})})
+    check_arm(arm)
     return arm, preset
 
 

@@ -61,6 +61,19 @@ def need_names(**values: object) -> None:
             raise ValueError(f"{name}={_short(value)}; expected several names, as ['cat', 'dog']")
 
 
+def need_kind(kind: type, source: str, **values: object) -> None:
+    """Refuse what is of another class than it has to be; `source` says where one comes from.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{name} is of type {type(value).__name__}; expected {kind.__name__}, {source}"
+            )
+
+
 def need_tensor(**values: object) -> None:
     """Refuse what is no tensor: a NumPy array, a list, None.
 

@@ -60,8 +60,9 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
         raise ValueError(f"--seeds {arguments.seeds}: expected no more than 10000")
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: at least one process is needed")
-    for name in ("out", "runs"):  # Path("") would be the current folder
-        if not getattr(arguments, name).strip():
+    for name in ("out", "runs", "teacher", "pipeline", "data_root"):  # Path("") is the current one
+        if getattr(arguments, name) is not None and not getattr(arguments, name).strip():
+            name = name.replace("_", "-")
             raise ValueError(f"--{name} is empty; name a folder, or leave it out")
     preset = get_preset(arguments.preset, quick=arguments.quick)
     given = {k: getattr(arguments, k) for k in ("teacher", "pipeline", "data_root")}
@@ -136,6 +137,12 @@ def guarded(job: Callable[[], None]) -> int:
         job()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        first = (str(error) or "MemoryError").splitlines()[0]
+        sys.stderr.write(f"error: there is not enough memory ({first:.200}); ask for less\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where this one stopped\n")

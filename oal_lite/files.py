@@ -26,12 +26,15 @@ FORGOTTEN = 3600  # seconds after which a temporary file belongs to nobody who s
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing.
 
+    A file that is replaced keeps its permissions; of a link, what it points to is replaced.
+
     Two processes that write the same file do not meet: each has a temporary file of its own, and
     the last to finish wins. What a killed process left behind is deleted by a later write.
 
     Raises:
         OSError: if the file cannot be written (a full disk, for example), with the way out.
     """
+    path = path.resolve() if path.is_symlink() else path
     make_folder(path.parent)
     if _no_plain_file(path):
         raise OSError(f"cannot write {path}: it is no plain file; choose another name")
@@ -39,6 +42,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
+        with suppress(FileNotFoundError):  # the first of its name
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

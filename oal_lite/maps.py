@@ -47,7 +47,8 @@ def joint_map(
             f"{sum(sizes)} points with n_neighbors={n_neighbors}: expected more points than "
             f"neighbours and at most {MOST_POINTS}; draw some of them"
         )
-    x = torch.nn.functional.normalize(torch.cat(list(groups.values())).float(), dim=1)
+    x = torch.cat([group.detach().cpu().float() for group in groups.values()])
+    x = torch.nn.functional.normalize(x, dim=1)
     try:
         from umap import UMAP
     except ImportError:

@@ -27,7 +27,7 @@ from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesis
 from oal_lite.files import read_tensors, temporary_folder, write_tensors
 from oal_lite.images import LazyImages, join, late, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
-from oal_lite.presets import TINY, Preset
+from oal_lite.presets import TINY, Preset, check_preset
 from oal_lite.recipes import Arm, Autoencoded, Outliers, gaussian_like, halves
 from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
@@ -61,6 +61,7 @@ class Materials:
         self, preset: Preset, seed: int, *, device: str = "cpu", runs: str | Path | None = None,
         progress: Callable[[str], None] = log.info, bars: bool = True,
     ):  # fmt: skip
+        check_preset(preset)
         need_whole(seed=seed)
         self.preset, self.seed, self.device, self.progress = preset, seed, device, progress
         self.bars = bars

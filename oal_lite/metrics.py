@@ -110,7 +110,7 @@ def detection_metrics(
 
     Source: OpenOOD v1.5 (Zhang et al., arXiv:2306.09301), ``openood/evaluators/metrics.py``.
     """
-    _check_positive(positive)
+    check_positive(positive)
     thresholds, id_places, ood_places = _rank(id_scores, ood_scores)
     id_counts = np.bincount(id_places, minlength=thresholds.size)[None]
     ood_counts = np.bincount(ood_places, minlength=thresholds.size)[None]
@@ -174,7 +174,7 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    _check_positive(positive)
+    check_positive(positive)
     _check_level(level)
     if metric not in tuple(_METRICS):  # a tuple: what cannot be hashed is unknown too
         raise ValueError(f"metric={metric!r} is unknown: choose one of {', '.join(_METRICS)}.")
@@ -216,7 +216,7 @@ def mean_interval(values: Numbers, level: float = 0.95) -> tuple[float, float, f
             or a level outside (0, 1).
     """
     _check_level(level)
-    array = _as_vector(values, "values")
+    array = as_vector(values, "values")
     if array.size < 2:
         raise ValueError(
             f"values has {array.size} number but an interval needs at least 2: run more seeds, or "
@@ -257,7 +257,7 @@ def paired_test(a: Numbers, b: Numbers, level: float = 0.95) -> PairedTest:
     Source: Demšar, Statistical Comparisons of Classifiers, JMLR 7 (2006), section 3.1.
     """
     _check_level(level)
-    first, second = _as_vector(a, "a"), _as_vector(b, "b")
+    first, second = as_vector(a, "a"), as_vector(b, "b")
     if first.size != second.size:
         raise ValueError(
             f"a has {first.size} values and b has {second.size} but pairs need equal lengths: keep "
@@ -285,8 +285,8 @@ def _rank(
     id_scores: Numbers, ood_scores: Numbers
 ) -> tuple[Float[np.ndarray, " u"], Int[np.ndarray, " i"], Int[np.ndarray, " o"]]:
     """Distinct scores from the highest down, and the place of each image's score among them."""
-    id_vector = _as_vector(id_scores, "id_scores")
-    ood_vector = _as_vector(ood_scores, "ood_scores")
+    id_vector = as_vector(id_scores, "id_scores")
+    ood_vector = as_vector(ood_scores, "ood_scores")
     ascending, places = np.unique(np.concatenate([id_vector, ood_vector]), return_inverse=True)
     places = ascending.size - 1 - places
     return ascending[::-1], places[: id_vector.size], places[id_vector.size :]
@@ -366,8 +366,12 @@ def _mean_and_error(array: Float[np.ndarray, " n"]) -> tuple[float, float]:
     return float(array.mean()), float(array.std(ddof=1) / np.sqrt(array.size))
 
 
-def _as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
-    """Float64 vector of finite numbers, or a ValueError that says what is wrong with them."""
+def as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
+    """Float64 vector of finite numbers.
+
+    Raises:
+        ValueError: that says what is wrong with them.
+    """
     if isinstance(values, Tensor):
         if values.is_complex():
             raise ValueError(f"{name} are of type {values.dtype}: pass real numbers.")
@@ -395,7 +399,12 @@ def _as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
     return array
 
 
-def _check_positive(positive: str) -> None:
+def check_positive(positive: str) -> None:
+    """Refuse what is neither `"ood"` nor `"id"`.
+
+    Raises:
+        ValueError: naming it.
+    """
     if positive not in ("ood", "id"):
         raise ValueError(
             f"positive={positive!r} is not a class: use 'ood' as OpenOOD v1.5 does, or 'id'."

@@ -6,12 +6,14 @@ inserts or refreshes all of it, from the one address below. It is run on execute
 (`make notebooks`): it drops what a page or a Lab without a kernel stumbles over.
 """
 
+import argparse
 import base64
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from oal_lite import command
 from oal_lite.files import write_atomically
 
 REPOSITORY = "https://github.com/oal-lite/oal-lite"  # a placeholder until there is a public one
@@ -88,9 +90,10 @@ def equip(notebook, path: str):  # noqa: ANN001, ANN201
     """
     from nbformat.v4 import new_code_cell
 
-    head = notebook.cells[0]
-    lines = [line for line in head.source.split("\n") if not line.startswith(BADGE_START)]
-    if not lines[0].startswith("# "):
+    head = notebook.cells[0] if notebook.cells else None
+    source = head.source if head else ""
+    lines = [line for line in source.split("\n") if not line.startswith(BADGE_START)]
+    if not lines or not lines[0].startswith("# "):
         raise ValueError(f"{path}: the first cell should open with a title, '# ...'")
     rest = "\n".join(lines[1:]).lstrip("\n")
     rest = re.sub(r"^\| Time \|.*$", lambda _: time_row(path), rest, flags=re.MULTILINE)
@@ -188,18 +191,25 @@ def _sentence(markdown: str) -> str:
 
 def main(paths: list[str]) -> int:
     """Equip and tidy notebooks in place; solutions, in a folder of their own, are only tidied."""
+    parser = argparse.ArgumentParser(prog="python -m oal_lite.notebooks", description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path, help="files, changed in place")
+    files = parser.parse_args(paths).notebooks
+    return command.guarded(lambda: [_renew(path) for path in files])
+
+
+def _renew(path: Path) -> None:
     import nbformat
 
-    for path in map(Path, paths):
-        try:
-            notebook = tidy(nbformat.read(path, as_version=4))
-        except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-            sys.stderr.write(f"error: {path} cannot be read as a notebook ({error})\n")
-            return 2
-        if path.resolve().parent.name == "notebooks":
-            equip(notebook, f"notebooks/{path.name}")
-        write_atomically(path, lambda p, n=notebook: nbformat.write(n, p))
-    return 0
+    wrong = (AttributeError, IndexError, KeyError, OSError, RecursionError, ValueError)
+    try:
+        notebook = tidy(nbformat.read(path, as_version=4))
+    except (*wrong, nbformat.ValidationError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a notebook ({type(error).__name__}: {error})"
+        ) from None
+    if path.resolve().parent.name == "notebooks":
+        equip(notebook, f"notebooks/{path.name}")
+    write_atomically(path, lambda p: nbformat.write(notebook, p))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ from torch import Tensor
 from oal_lite.arguments import need_count, need_whole
 from oal_lite.files import write_atomically
 from oal_lite.images import check_images
-from oal_lite.metrics import Numbers, PairedTest, Positive, detection_metrics, roc_points
+from oal_lite.metrics import (
+    Numbers,
+    PairedTest,
+    Positive,
+    check_positive,
+    detection_metrics,
+    roc_points,
+)
 from oal_lite.presets import smoke
 
 # Colour-blind-safe (Okabe and Ito), and never told apart by colour alone.
@@ -129,7 +136,12 @@ def image_grid(
 
 
 def threshold_of_fpr95(id_scores: Numbers, ood_scores: Numbers, positive: Positive) -> float:
-    """The first threshold, from the positive side, that finds at least 95 % of the positives."""
+    """The first threshold, from the positive side, that finds at least 95 % of the positives.
+
+    Raises:
+        ValueError: for a positive class that is none, and as `metrics.roc_points`.
+    """
+    check_positive(positive)
     if positive == "ood":
         _, tpr, thresholds = roc_points(id_scores, ood_scores)
         return float(thresholds[(tpr >= 0.95).argmax()])

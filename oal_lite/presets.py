@@ -5,6 +5,7 @@ The numbers of the paper's released code stand in the comments where a preset de
 
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -254,9 +255,34 @@ def get_preset(name: str, *, quick: bool = False) -> Preset:
     )  # fmt: skip
 
 
+def check_preset(preset: Preset) -> None:
+    """Refuse what is no preset, and a name that cannot be that of a folder.
+
+    Raises:
+        ValueError: with the way to get one.
+    """
+    if not isinstance(preset, Preset):
+        raise ValueError(f"preset {preset!r:.80}; expected a Preset, as get_preset('shapes')")
+    check_name(preset.name, "preset")
+
+
+def check_name(name: str, of: str) -> None:
+    """Refuse a name that cannot become a part of a file's.
+
+    Raises:
+        ValueError: naming whose it is.
+    """
+    fits = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 150
+    if not fits or "/" in name or name in (".", ".."):
+        raise ValueError(
+            f"{of} {name!r:.160}: its name becomes a part of a file's, so it has to be 1 to 150 "
+            "characters (bytes) without '/'"
+        )
+
+
 def without(classes: Sequence[str]) -> str:
     """The end of a name that says which classes are held out: `"-without-cat-dog"`, or nothing."""
-    words = "-".join(name.replace(" ", "_") for name in sorted(classes))
+    words = "-".join(re.sub(r"[^\w.-]", "_", name) for name in sorted(classes))
     if len(words) > 80:  # a file's name has to end somewhere
         digest = hashlib.sha256("\n".join(sorted(classes)).encode()).hexdigest()[:8]
         words = f"{len(classes)}-classes-{digest}"
@@ -279,6 +305,7 @@ def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
     """
     from oal_lite.arguments import need_names  # it imports torch, which a command's --help need not
 
+    check_preset(preset)
     need_names(classes=classes)
     if not classes:
         return preset

@@ -40,8 +40,10 @@ def tables(figures: Path) -> dict[str, str]:
             f"{error}); make study.json and performance.json again, or restore them"
         ) from None
     for name, part in parts.items():
-        if re.search(r"\bnan\b", part):
-            raise ValueError(f"a file in {figures} holds NaN, in the table {name!r}; restore it")
+        if re.search(r"\b(nan|inf)\b", part):
+            raise ValueError(
+                f"a file in {figures} holds NaN or infinity, in the table {name!r}; restore it"
+            )
     return parts
 
 
@@ -211,11 +213,22 @@ def write() -> None:
     Raises:
         ValueError, OSError: where there are no such pages, or a file in `figures/` is damaged.
     """
-    texts = {page: Path(page).read_text(encoding="utf-8") for page in PAGES}
+    raw = {page: _page(page) for page in PAGES}
+    texts = {page: text.replace("\r\n", "\n") for page, text in raw.items()}
     parts = tables(Path("figures"))
-    for page, filled in fill(texts, parts).items():
-        write_atomically(Path(page), lambda p, text=filled: p.write_text(text, encoding="utf-8"))
+    for page, text in fill(texts, parts).items():
+        made = text.replace("\n", "\r\n") if "\r\n" in raw[page] else text
+        write_atomically(Path(page), lambda p, made=made: p.write_bytes(made.encode()))
     sys.stdout.write(f"wrote the tables of {' and '.join(PAGES)}\n")
+
+
+def _page(page: str) -> str:
+    try:
+        return Path(page).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{page} cannot be read ({error}); run this in the root of the checkout, or restore it"
+        ) from None
 
 
 if __name__ == "__main__":

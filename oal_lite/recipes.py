@@ -42,11 +42,13 @@ from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from oal_lite.arguments import (
+    check_device,
     need_count,
     need_finite,
     need_floats,
     need_generator,
     need_integers,
+    need_kind,
     need_number,
     need_whole,
 )
@@ -54,7 +56,7 @@ from oal_lite.distillation import DISTANCES, hedged
 from oal_lite.images import LazyImages, check_images
 from oal_lite.knn_outliers import Selection
 from oal_lite.mutual_information import ClubNet
-from oal_lite.presets import LossWeights, Preset, TrainSettings
+from oal_lite.presets import LossWeights, Preset, TrainSettings, check_preset
 from oal_lite.students import LatentStem
 from oal_lite.teacher import TeacherOutputs
 from oal_lite.terms import (
@@ -203,6 +205,8 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
     if not isinstance(name, str) or plain not in ARMS:
         raise ValueError(f"unknown arm {plain!r}; choose from {', '.join(ARMS)}")
     arm = ARMS[plain]
+    if preset is not None:
+        check_preset(preset)
     if preset and arm.distance:
         arm = replace(arm, distance=preset.distance)
     for change in changes:
@@ -213,7 +217,10 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
                 f"{', '.join(CHANGES)}"
             )
         arm = replace(arm, **{field: _read(field, text)})
-    _check_arm(arm)
+    try:
+        check_arm(arm)
+    except ValueError as error:
+        raise ValueError(f"arm {name!r:.160}: {error}") from None
     return arm
 
 
@@ -229,7 +236,7 @@ def _read(field: str, text: str) -> str | int | tuple[str, ...] | None:
         return None
     if field == "micl":
         return tuple(text.split("-"))
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text
 
 
 def needed_models(arms: Sequence[Arm]) -> list[str]:
@@ -353,9 +360,17 @@ def build_terms(
         ValueError: if the arm needs something that it does not get, or gets what cannot be: a
             weight below 0, no outliers, NaN, labels of another length.
     """
-    _check_arm(arm)
+    check_arm(arm)
+    need_kind(TrainSettings, "as get_preset('shapes').train", settings=settings)
     _check_weights(weights)
-    need_whole(teacher_dim=teacher_dim, student_dim=student_dim)
+    need_count(teacher_dim=teacher_dim, student_dim=student_dim)
+    check_device(device)
+    if outliers is not None:
+        need_kind(Outliers, "as Materials.outliers gives", outliers=outliers)
+    if autoencoded is not None:
+        need_kind(Autoencoded, "as Materials.autoencoded gives", autoencoded=autoencoded)
+    if answers is not None:
+        need_kind(Views, "as views.draw_views gives", answers=answers)
     if arm.outliers and outliers is None:
         raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
     if arm.exposure in ("matched", "latent") and autoencoded is None:
@@ -363,6 +378,7 @@ def build_terms(
     if arm.distance and known is None:
         raise ValueError("the teacher's distance needs what it knows of ID images: pass known=")
     if arm.distance:
+        _check_known(known)
         need_finite(**{"features of known": known[0].features, "logits of known": known[0].logits})
         if known[0].features.shape[1:] != (teacher_dim,):
             raise ValueError(
@@ -442,13 +458,17 @@ EXPOSURES = (None, "decoded", "matched", "real", "latent")
 ANSWERS = ("outliers", "halves", "id")
 
 
-def _check_arm(arm: Arm) -> None:
-    """Refuse an arm of parts that are not there."""
+def check_arm(arm: Arm) -> None:
+    """Refuse an arm of parts that are not there, or that do not go together.
+
+    Raises:
+        ValueError: naming the first.
+    """
     if not isinstance(arm, Arm):
         raise ValueError(f"arm {arm!r}; expected an Arm, as get_arm('oal')")
-    if arm.outliers not in OUTLIERS:
+    if not isinstance(arm.outliers, str | None) or arm.outliers not in OUTLIERS:
         raise ValueError(
-            f"outliers {arm.outliers!r}: choose one of {', '.join(map(str, OUTLIERS))}"
+            f"outliers {arm.outliers!r:.80}: choose one of {', '.join(map(str, OUTLIERS))}"
         )
     if arm.exposure not in EXPOSURES:
         raise ValueError(
@@ -456,15 +476,15 @@ def _check_arm(arm: Arm) -> None:
         )
     if arm.distance not in (None, *DISTANCES):
         raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
-    if isinstance(arm.answers, str) or not set(arm.answers) <= set(ANSWERS):
+    if not isinstance(arm.answers, tuple) or any(kind not in ANSWERS for kind in arm.answers):
         raise ValueError(
-            f"answers {arm.answers!r}: expected some of {', '.join(ANSWERS)}, as ('halves',)"
+            f"answers {arm.answers!r:.80}: expected a tuple of {', '.join(ANSWERS)}, as ('halves',)"
         )
     need_whole(hedge=arm.hedge)
     if arm.hedge < 0 or (arm.hedge and not (arm.answers and arm.distance)):
         raise ValueError(
             f"hedge={arm.hedge} with answers={arm.answers!r} and distance={arm.distance!r}: "
-            "answers are hedged by a distance, so name both, or leave it at 0"
+            "answers are hedged by a distance, so name both, or set hedge=0"
         )
     if arm.latent_vector not in tuple(LATENT_VECTORS):  # a tuple: a list is unknown, too
         known = ", ".join(LATENT_VECTORS)
@@ -477,13 +497,28 @@ def _check_arm(arm: Arm) -> None:
             f"an arm with micl={arm.micl}, exposure={arm.exposure!r} and answers={arm.answers!r} "
             "needs outliers: name their selection, as Arm(outliers='farthest')"
         )
+    if arm.latent_vector != "column_means" and arm.micl is None:
+        raise ValueError(
+            f"latent_vector={arm.latent_vector!r} is how MICL sees a latent, and micl is None"
+        )
 
 
 def _check_weights(weights: LossWeights) -> None:
+    need_kind(LossWeights, "as get_preset('shapes').weights", weights=weights)
     for name, weight in vars(weights).items():
         need_number(**{name: weight})
         if weight < 0:
             raise ValueError(f"weight {name}={weight}; expected 0 or more: losses are made small")
+
+
+def _check_known(known: tuple[TeacherOutputs, Tensor]) -> None:
+    if not isinstance(known, tuple) or len(known) != 2:
+        raise ValueError(
+            f"known is a {type(known).__name__}; expected (TeacherOutputs, labels), what the "
+            "teacher says of ID images and their classes"
+        )
+    need_kind(TeacherOutputs, "what the teacher says", **{"the first of known": known[0]})
+    _check_labelled(known[0].features, known[1], "features of known")
 
 
 def _check_outliers(outliers: Outliers) -> None:

@@ -59,8 +59,12 @@ OWN_SCORE = {f"{group} AUROC, own score": _auroc(group, own_score) for group in 
 ENTROPY = {f"{group} AUROC, entropy": _auroc(group, lambda _: "entropy") for group in GROUPS}
 
 
-def _need_runs(results: Sequence[Run], *, least: int = 1) -> None:
-    """Refuse what are no runs, and fewer than so many."""
+def need_runs(results: Sequence[Run], *, least: int = 1) -> None:
+    """Refuse what are no runs, and fewer than so many.
+
+    Raises:
+        ValueError: with the way to get some.
+    """
     if isinstance(results, Run) or not isinstance(results, Sequence):
         raise ValueError(
             f"results are a {type(results).__name__}; expected several Runs, in a list"
@@ -80,7 +84,7 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
     Raises:
         ValueError: for what are no runs.
     """
-    _need_runs(results, least=0)
+    need_runs(results, least=0)
     groups: dict[str, list[Run]] = {}
     for r in results:
         groups.setdefault(r.record["arm"], []).append(r)
@@ -91,10 +95,12 @@ def cell(values: Sequence[float | None]) -> str:
     """A mean in percent; from two seeds on with the half-width of its 95 % interval.
 
     Raises:
-        ValueError: for no value at all.
+        ValueError: for no value at all, or NaN.
     """
     if not len(values):
         raise ValueError("a cell of the table has no value; expected one for each seed")
+    if any(v is not None and not math.isfinite(v) for v in values):
+        raise ValueError(f"a cell of the table holds {list(values)}; find the run that gave it")
     if None in values:  # no set of this group was at hand
         return "–"
     if len(values) == 1:
@@ -157,6 +163,8 @@ def markdown(
     From two seeds on, one more for each baseline holds the paired differences to it; without
     baselines, that to `kd`, or to `ce` where there is no `kd`.
     """
+    if isinstance(baselines, str):
+        raise ValueError(f"baselines={baselines!r}; expected several arms, as ('kd', 'ce')")
     parts = [markdown_table(header(columns), *rows(results, columns)), caption(results)]
     for baseline in baselines or ["kd" if "kd" in by_arm(results) else "ce"]:
         if paired := paired_rows(results, baseline, columns):
@@ -170,7 +178,7 @@ def caption(results: Sequence[Run]) -> str:
     Raises:
         ValueError: for no run.
     """
-    _need_runs(results)
+    need_runs(results)
     seeds = sorted({r.record["seed"] for r in results})
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"].split(WITHOUT)[0]
@@ -196,7 +204,7 @@ def summary(
     Machine and day are those of the trainings, the last day of several. `more` are columns whose
     values are kept, and not shown.
     """
-    _need_runs(results)
+    need_runs(results)
     made = [r.record["made"] for r in results]
     return {
         "made": max(m["date"] for m in made),
@@ -251,6 +259,8 @@ def add_section(path: Path, name: str, content: dict, *, choice: bool = False) -
 
     In their runs only the metrics by energy are kept, in a choice those of validation-OOD alone.
     """
+    path = Path(path)
+    _check_table(content.get("table", {}))  # a file that holds NaN could not be read again
     with locked(path):  # or two studies that end together would keep one section of two
         _add_section(path, name, content, _part(name, choice))
 
@@ -272,7 +282,9 @@ def trained(
     section = study.get(part, {}).get(name, {}) if part else study
     try:
         runs = section.get("runs", [])
-        return {(run["arm"], run["seed"], held_out_of(run)) for run in runs}
+        found = {(run["arm"], run["seed"], held_out_of(run)) for run in runs}
+        sorted(found)  # several kinds of seed have no order
+        return found
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged (runs of {name!r}: {error}); restore it, or delete it"
@@ -292,6 +304,7 @@ def read_study(path: Path) -> dict:
     Raises:
         ValueError: for a damaged one.
     """
+    path = Path(path)
     try:
         study = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(study, dict):
@@ -337,7 +350,7 @@ def cost(runs: Sequence[Run]) -> dict[str, float]:
     Raises:
         ValueError: for no run.
     """
-    _need_runs(runs)
+    need_runs(runs)
     stages: dict[str, list[float]] = {}
     for r in runs:
         for stage, seconds in r.record["seconds"].items():
@@ -374,28 +387,28 @@ def write(results: Sequence[Run], materials: Materials, out: str | Path) -> list
 
     from oal_lite import plots
 
-    _need_runs(results)
+    need_runs(results)
     plots.set_theme()
     out, written = Path(out), []
+    runs = {arm: members[0] for arm, members in by_arm(results).items()}
+    every = {arm: grouped_scores(r) for arm, r in runs.items()}  # or a bad run would end it midway
     record = json.dumps(summary(results), indent=1)
     write_atomically(out / "results.json", lambda p: p.write_text(record))
     written.append(out / "results.json")
-    runs = {arm: members[0] for arm, members in by_arm(results).items()}
     seed = next(iter(runs.values())).record["seed"]
 
     figure, axes = plt.subplots(
         1, len(runs), figsize=(5 * len(runs), 4.4), layout="constrained", squeeze=False
     )
-    for ax, (arm, r) in zip(axes[0], runs.items(), strict=True):
-        plots.score_histograms(grouped_scores(r), ax=ax)
+    for ax, arm in zip(axes[0], runs, strict=True):
+        plots.score_histograms(every[arm], ax=ax)
         ax.set_title(arm)
     figure.suptitle(f"Energy scores, seed {seed}: the less the curves overlap, the better")
     written.append(plots.save(figure, out / "score_histograms.png"))
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for ax, group in zip(axes, ("near", "far"), strict=True):
-        grouped = {arm: grouped_scores(r) for arm, r in runs.items()}
-        curves = {arm: (g["id"], g[group]) for arm, g in grouped.items() if group in g}
+        curves = {arm: (g["id"], g[group]) for arm, g in every.items() if group in g}
         if not curves:
             ax.set_title(f"no {plots.LABELS[group]} set at hand")
             ax.set_axis_off()
@@ -424,10 +437,15 @@ def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
     Raises:
         ValueError: for a score that the run does not have.
     """
-    _need_runs([r])
+    need_runs([r])
     if score not in r.record["metrics"]:
         known = ", ".join(r.record["metrics"])
         raise ValueError(f"score {score!r} is not among those of this run; choose from {known}")
+    sets = ["id", *(s for g in ("near", "far") for s in r.record["metrics"][score].get(g, ()))]
+    if lost := [name for name in sets if f"{score}/{name}" not in r.scores]:
+        raise ValueError(
+            f"the scores of this run lack {score}/{lost[0]}; delete its two files, and train anew"
+        )
     groups = {"id": r.scores[f"{score}/id"]}
     for group in ("near", "far"):
         names = r.record["metrics"][score][group]

@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from oal_lite.files import make_folder, read_record, read_tensors, write_record,
 from oal_lite.images import join
 from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
-from oal_lite.presets import TINY, Preset, pretrain_command
-from oal_lite.recipes import Arm, build_terms, get_arm, needed_models
+from oal_lite.presets import TINY, Preset, check_name, check_preset, pretrain_command
+from oal_lite.recipes import Arm, build_terms, check_arm, get_arm, needed_models
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.teacher import TeacherOutputs
@@ -52,10 +52,16 @@ class Run:
 
     def metric(self, group: str, name: str, score: str = "energy") -> float | None:
         """Unweighted mean over a group's sets (`near`, `far`, `validation`); None without any."""
-        sets = self.record["metrics"][score][group]
+        sets = _member(_member(self.record["metrics"], score, "score"), group, "group")
         if not sets:
             return None
-        return sum(m[name] for m in sets.values()) / len(sets)
+        return sum(_member(m, name, "metric") for m in sets.values()) / len(sets)
+
+
+def _member(parts: Mapping, name: str, what: str):  # noqa: ANN202
+    if name not in parts:
+        raise ValueError(f"this run has no {what} {name!r}; it has {', '.join(parts)}")
+    return parts[name]
 
 
 def evaluate(student: nn.Module, benchmark: Benchmark) -> tuple[float, dict[str, Tensor], dict]:
@@ -191,8 +197,7 @@ def run(
     Raises:
         ValueError: for an unknown arm, before anything is trained.
     """
-    if not isinstance(preset, Preset):
-        raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('shapes')")
+    check_preset(preset)
     arms = _arms(arms, preset)
     seeds = _seeds(seeds)
     need_count(workers=workers)
@@ -201,9 +206,9 @@ def run(
             f"workers={workers} and {launched()} processes of `accelerate launch`: these train one "
             "student together, workers one each; choose one of the two"
         )
-    if not isinstance(runs, str | Path):
+    if not isinstance(runs, str | Path) or not str(runs).strip():
         raise ValueError(f"runs={runs!r}; expected a folder")
-    device = device or default_device()
+    device = str(device or default_device())
     check_device(device)
     meet(cpu=torch.device(device).type == "cpu")
     make_folder(Path(runs))
@@ -304,11 +309,13 @@ def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, 
     for label, arm in arms.items():
         if not isinstance(arm, Arm) or not isinstance(label, str):
             raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name")
-        if "/" in label or not label.isprintable() or not 0 < len(label) <= 150:
-            raise ValueError(
-                f"arm {label[:160]!r}: its name becomes a part of a file's, so it has to be 1 to "
-                "150 characters without '/'"
-            )
+        check_name(label, "arm")
+        check_arm(arm)
+    recipes = {label: replace(arm, question="") for label, arm in arms.items()}
+    for label, recipe in recipes.items():
+        first = next(other for other in recipes if recipes[other] == recipe)
+        if first != label:
+            raise ValueError(f"arm {label!r} is {first!r} itself, by another name; leave one out")
     return dict(arms)
 
 

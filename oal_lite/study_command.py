@@ -212,7 +212,7 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
 
         sections = [("arms", "What is each arm worth?", BASELINES, plain)]
     else:
-        names = arguments.ablation.split(",")
+        names = command.words(arguments.ablation)
         names = list(ablations.ABLATIONS) if names == ["all"] else names
         chosen = [(name, ablations.get_ablation(name)) for name in names]
         sections = [

@@ -31,6 +31,19 @@ class Step:
     generator: torch.Generator
     extra: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def beside(self, name: str) -> Float[Tensor, "m k"]:
+        """Logits of the images that a term has asked for beside the batch.
+
+        Raises:
+            ValueError: if this step has none.
+        """
+        if name not in self.extra:
+            raise ValueError(
+                f"{name!r} looks at images beside the batch, and this step has none; train it with "
+                "train.fit, or take an arm without it, as oal-paper"
+            )
+        return self.extra[name][0]
+
 
 class Term(nn.Module):
     """One named summand of the loss.
@@ -155,7 +168,7 @@ class Answers(Term):
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        logits, _ = step.extra[self.name]
+        logits = step.beside(self.name)
         loss = logit_kd(logits, self.logits[self._drawn])
         if self.distances is None:
             return loss
@@ -254,7 +267,7 @@ class OutlierExposure(Term):
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        logits, _ = step.extra[self.name]
+        logits = step.beside(self.name)
         return -logits.log_softmax(dim=1).mean()
 
 
@@ -278,7 +291,7 @@ class Reconstructions(Term):
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        return F.cross_entropy(step.extra[self.name][0], self.labels[self._drawn])
+        return F.cross_entropy(step.beside(self.name), self.labels[self._drawn])
 
 
 class LatentExposure(Term):
@@ -322,6 +335,6 @@ class LatentExposure(Term):
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        known, unknown = step.extra[self.name][0].chunk(2)
+        known, unknown = step.beside(self.name).chunk(2)
         to_uniform = -unknown.log_softmax(dim=1).mean()
         return F.cross_entropy(known, self.labels[self._drawn]) + self.outlier_weight * to_uniform

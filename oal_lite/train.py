@@ -17,6 +17,7 @@ from oal_lite.arguments import (
     check_device,
     need_generator,
     need_integers,
+    need_kind,
     need_number,
     need_tensor,
     need_whole,
@@ -141,6 +142,11 @@ def fit(
             device that is not there, or a checkpoint that is damaged or of another training.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
+    need_kind(nn.ModuleList, "as recipes.build_terms gives", terms=terms)
+    need_kind(Views, "as views.draw_views gives", views=views)
+    need_kind(TrainSettings, "as get_preset('shapes').train", settings=settings)
+    if on_epoch is not None and not callable(on_epoch):
+        raise ValueError(f"on_epoch={on_epoch!r}; expected a function of the history, or None")
     n = len(views.labels)
     size = settings.batch_size
     _check_settings(settings)
@@ -148,6 +154,11 @@ def fit(
     _check_views(views, val)
     if not len(terms):
         raise ValueError("there are no loss terms; pass those of recipes.build_terms")
+    for i, term in enumerate(terms):
+        need_kind(Term, "as those of recipes.build_terms", **{f"terms[{i}]": term})
+    names = [t.name for t in terms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two terms are named {twice[0]!r}; give each a name of its own")
     if n < size:
         raise ValueError(f"{n} training images are fewer than one batch of {size}")
     classes = views.teacher_logits.shape[-1]
@@ -351,6 +362,11 @@ def _check_settings(s: TrainSettings) -> None:
             raise ValueError(f"{name} is a {type(getattr(s, name)).__name__}; make a float of it")
         if not getattr(s, name) >= 0:
             raise ValueError(f"{name}={getattr(s, name)}; expected a finite number, 0 or more")
+    for name in ("own_batch", "fresh_start"):
+        if not isinstance(getattr(s, name), bool):
+            raise ValueError(f"{name}={getattr(s, name)!r}; expected True or False")
+    if s.fuse not in ("no", "start", "all"):
+        raise ValueError(f"fuse={s.fuse!r}; choose one of no, start, all")
     if s.momentum >= 1:
         raise ValueError(f"momentum={s.momentum}; expected less than 1, or no step ever ends")
 

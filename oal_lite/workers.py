@@ -79,7 +79,7 @@ def one_thread_on_cpu(device: str) -> Iterator[None]:
 
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1 if device.startswith("cpu") else threads)
+        torch.set_num_threads(1 if str(device).startswith("cpu") else threads)
         yield
     finally:
         torch.set_num_threads(threads)

@@ -271,7 +271,7 @@ CASES = {
     "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure 'magic': choose"),
     "unknown answers": (lambda: terms_of(paper(answers=("magic",))), "answers ('magic',): exp"),
     "answers in one word": (
-        lambda: terms_of(paper(answers="halves")), "expected some of outliers, halves, id, as (",
+        lambda: terms_of(paper(answers="halves")), "expected a tuple of outliers, halves, id, as",
     ),
     "a hedge without answers": (
         lambda: terms_of(paper(distance="knn", hedge=4)), "hedged by a distance, so name both",

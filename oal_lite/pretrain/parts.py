@@ -25,6 +25,11 @@ PARTS = {
 }
 MODELS = ("teacher", "pipeline")  # fields of a preset
 DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
+# A file of each part from which another learns.
+BEFORE = {
+    "autoencoder": {"teacher": "teacher/config.json"},
+    "unet": {"teacher": "teacher/config.json", "autoencoder": "pipeline/vae/config.json"},
+}
 
 
 @contextmanager
@@ -96,10 +101,19 @@ def train(
         device: where to train.
         source: of the images.
         say: called with what was measured, as JSON, after every part.
+
+    Raises:
+        FileNotFoundError: if a part is not there from which another learns.
     """
     make_folder(out)
     sweep(out)
     for part in parts:
+        for first, file in BEFORE.get(part, {}).items():
+            if not (out / file).exists():
+                raise FileNotFoundError(
+                    f"there is no {out / file}, from which {part} learns; train it first: "
+                    f"{pretrain_command(first, source.name, source.held_out)} --out {out}"
+                )
         with _forgotten_hashes(out):
             measured = PARTS[part](settings, out, device, source)
         write_manifest(out, part, settings, source, measured)

@@ -9,11 +9,11 @@ import torch
 
 from oal_lite import presets, shapes
 from oal_lite.benchmarks import ImageSet, generator_for, load
-from oal_lite.presets import get_preset
+from oal_lite.presets import PRESETS, get_preset
 from oal_lite.pretrain.models import TEACHERS
 
 ASSETS = presets.ASSETS / "shapes"
-GROUPS = {"vae_width": 8, "unet_width": 16}  # of the group normalisation in `models`
+GROUPS = {"vae_width": 8, "unet_width": 80}  # by which group normalisation in `models` divides
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ def source_for(
             `Benchmark.hold_out`.
     """
     if name not in SETTINGS:
-        raise ValueError(f"no pretraining for preset {name!r}; choose one of {', '.join(SETTINGS)}")
+        own = getattr(PRESETS.get(name), "pretrain", None)
+        hint = f"; the models of {name} are those of {own}" if own else ""
+        raise ValueError(
+            f"no pretraining for preset {name!r}; choose one of {', '.join(SETTINGS)}{hint}"
+        )
     if name == "shapes":
         benchmark = replace(load("shapes", n_ood=1), train=pretraining_images(settings))
     else:

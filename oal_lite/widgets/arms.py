@@ -14,7 +14,7 @@ from oal_lite.files import read_record, read_tensors
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
 from oal_lite.recipes import ARMS
-from oal_lite.report import grouped_scores
+from oal_lite.report import grouped_scores, need_runs
 from oal_lite.run_files import RECORD, run_path
 from oal_lite.study import Run
 from oal_lite.widgets.panel import Panel
@@ -79,10 +79,17 @@ def arms_panel(results: Sequence[Run]) -> Panel:
     """Choose arm, score and seed of finished runs.
 
     Raises:
-        ValueError: if there is no run.
+        ValueError: if there is no run, or one without near- and far-OOD or without its scores.
     """
-    if not results:
+    if isinstance(results, Sequence) and not results:
         raise ValueError("no finished run to show; train one with study.run first")
+    need_runs(results)
+    for r in results:
+        if not grouped_scores(r).keys() & {"near", "far"}:
+            raise ValueError(
+                f"the run of {r.record['arm']} has no near- or far-OOD set to show, as where all "
+                "OOD is held out"
+            )
     runs = {(r.record["arm"], r.record["seed"]): r for r in results}
     arms = list(dict.fromkeys(arm for arm, _ in runs))
     seeds = sorted(set.intersection(*({s for a, s in runs if a == arm} for arm in arms)))

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from oal_lite.arguments import need_names, need_whole
 from oal_lite.diffusion_outliers import condition, decode, encode, word_embeddings
 from oal_lite.widgets.panel import Panel
 
@@ -99,6 +100,14 @@ def make_journey(
     Raises:
         ValueError: as `levels_down`, or if words and images differ in number.
     """
+    need_names(words=words)
+    for t in levels:
+        need_whole(level=t)
+        if not 0 <= t < len(pipeline.scheduler.alphas_cumprod):
+            last = len(pipeline.scheduler.alphas_cumprod) - 1
+            raise ValueError(f"noise level {t}; expected 0 to {last}, the levels of the scheduler")
+    if not len(levels) or not len(steps):
+        raise ValueError("levels or steps are empty; expected at least one of each")
     if len(words) != len(images):
         raise ValueError(f"{len(words)} words for {len(images)} images; give one word each")
     generator = generator or torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from oal_lite.arguments import need_whole
 from oal_lite.knn_outliers import (
     Selection,
     boundary_points,
@@ -29,6 +30,7 @@ from oal_lite.plots import COLOURS
 from oal_lite.widgets.panel import Panel
 
 N_BOUNDARY = 12
+MOST = 5_000  # features, or a move of a slider would take seconds
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,13 @@ def knn_panel(n: int = 200) -> Panel:
 
     Args:
         n: number of ID features of the made-up class.
+
+    Raises:
+        ValueError: for fewer than there are boundary points, or too many for a slider to answer.
     """
+    need_whole(n=n)
+    if not N_BOUNDARY <= n <= MOST:
+        raise ValueError(f"n={n}; expected {N_BOUNDARY} to {MOST} features of a class")
     features = toy_class(n)
     plane = np.degrees(to_map(features).numpy())
 
@@ -127,7 +135,7 @@ def knn_panel(n: int = 200) -> Panel:
         return figure, _sentence(features, own, made, k, sigma)
 
     controls = {
-        "k": ipywidgets.IntSlider(20, 1, n, description="k, neighbour that counts"),
+        "k": ipywidgets.IntSlider(min(20, n), 1, n, description="k, neighbour that counts"),
         "sigma": ipywidgets.FloatLogSlider(
             0.1, base=10, min=-2, max=0.3, step=0.05, description="σ, noise per coordinate",
             readout_format=".3f",

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from oal_lite.arguments import need_count
 from oal_lite.mutual_information import ClubNet
 from oal_lite.terms import Micl, Step, Term
 from oal_lite.widgets.panel import Panel
@@ -66,8 +67,13 @@ def measure_pulls(
         seed: of the pairings.
 
     Raises:
-        ValueError: if there are no terms.
+        ValueError: if there are no terms, one looks at images beside the batch, or no pairing is
+            asked for.
     """
+    for n in pairings:
+        need_count(pairings=n)
+    if not len(pairings):
+        raise ValueError("pairings are empty; expected some numbers of 1 or more, as (1, 10)")
     terms = list(terms)
     if not terms:
         raise ValueError("no loss terms: pass those of recipes.build_terms")
@@ -160,8 +166,8 @@ def loss_terms_panel(pulls: Pulls) -> Panel:
         controls[f"on{i}"] = ipywidgets.Checkbox(True, description=f"{name} on", indent=False)
         if i:  # cross-entropy has weight 1, the others are relative to it
             controls[f"weight{i}"] = ipywidgets.FloatSlider(
-                weight, min=0, max=10 * weight if name.startswith("MICL") else 2 * weight,
-                step=weight / 10, description=f"λ{i}, weight of {name}",
+                weight, min=0, max=(10 if name.startswith("MICL") else 2) * (weight or 1.0),
+                step=(weight or 1.0) / 10, description=f"λ{i}, weight of {name}",
             )  # fmt: skip
     counts = sorted(pulls.gram)
     controls["pairings"] = ipywidgets.SelectionSlider(

@@ -14,9 +14,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from oal_lite import plots
+from oal_lite.arguments import need_kind
 from oal_lite.maps import joint_map, knn_purity
 from oal_lite.widgets.panel import Panel
 
+SAID = {
+    "id": "of an ID image {:.0%} are ID themselves (by chance {:.0%})",
+    "near": "of a near-OOD image {:.0%} are near-OOD themselves (by chance {:.0%})",
+    "far": "of a far-OOD image {:.0%} are far-OOD themselves (by chance {:.0%})",
+    "synthetic": "of a synthetic outlier's, {:.0%} are synthetic (by chance {:.0%})",
+}
 MARKERS = {"id": "o", "near": "^", "far": "s", "synthetic": "x"}
 
 
@@ -32,9 +39,18 @@ def map_space(features: Mapping[str, Float[Tensor, "n d"]], *, seed: int = 0) ->
     """Make the joint map of a feature space; groups are named as in `plots.LABELS`.
 
     Raises:
-        ValueError: as `maps.joint_map`.
+        ValueError: for a group of another name, and as `maps.joint_map`.
     """
+    _check_groups(features)
     return Space(features, joint_map(features, seed=seed))
+
+
+def _check_groups(features: Mapping[str, Tensor]) -> None:
+    if not isinstance(features, Mapping) or not features or not features.keys() <= MARKERS.keys():
+        raise ValueError(
+            f"groups {list(features)!r:.80}; expected features by group, some of "
+            f"{', '.join(MARKERS)}"
+        )
 
 
 def group_purity(space: Space, k: int) -> dict[str, float]:
@@ -70,10 +86,15 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
     """Choose a feature space and k; see its map and the purity of each group's neighbours.
 
     Raises:
-        ValueError: if there is no space.
+        ValueError: if there is no space, or a group of fewer than two points.
     """
-    if not spaces:
-        raise ValueError("no feature space to show; make one with map_space")
+    if not isinstance(spaces, Mapping) or not spaces:
+        raise ValueError("no feature space to show; pass some by name, made with map_space")
+    for name, space in spaces.items():
+        need_kind(Space, "as map_space gives", **{f"space {name!r}": space})
+        _check_groups(space.features)
+        if small := [g for g, x in space.features.items() if len(x) < 2]:
+            raise ValueError(f"group {small[0]!r} of space {name!r} has fewer than two points")
     smallest = min(len(x) for s in spaces.values() for x in s.features.values())
     chance = {name: _chance(s) for name, s in spaces.items()}
 
@@ -91,14 +112,9 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
         right.invert_yaxis()
         right.set(xlim=(0, 100), xlabel=f"of the {k} nearest, own group, %")
         right.set_title("black: by chance", fontsize=10)
-        sentence = (
-            f"<b>{space}</b>, k = {k}: of the nearest neighbours of a near-OOD image "
-            f"{purity['near']:.0%} are near-OOD themselves (by chance "
-            f"{chance[space]['near']:.0%}); of a synthetic outlier's, "
-            f"{purity['synthetic']:.0%} are synthetic (by chance "
-            f"{chance[space]['synthetic']:.0%})."
-        )
-        return figure, sentence
+        told = [g for g in ("near", "synthetic") if g in purity] or list(purity)
+        shares = "; ".join(SAID[g].format(purity[g], chance[space][g]) for g in told)
+        return figure, f"<b>{space}</b>, k = {k}: of the nearest neighbours {shares}."
 
     controls = {
         "k": ipywidgets.IntSlider(

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from oal_lite.arguments import need_count, need_floats, need_names
 from oal_lite.diffusion_outliers import decode, synthesise, word_embeddings
 from oal_lite.presets import PROMPT
 from oal_lite.scores import energy
@@ -57,9 +58,16 @@ def sample_grid(
     """Every combination of the settings; samples of one seed start from the same noise.
 
     Raises:
-        ValueError: as `mix` and `synthesise`.
+        ValueError: for an outlier that is not as wide as a word, and as `mix` and `synthesise`.
     """
+    need_count(n_seeds=n_seeds)
+    need_floats(outlier=outlier)
     token = word_embeddings(pipeline, [word])[0].cpu()
+    if outlier.shape != token.shape:
+        raise ValueError(
+            f"outlier has shape {tuple(outlier.shape)}; expected {tuple(token.shape)}, the width "
+            "of a word's embedding"
+        )
     grid: dict[Settings, Sample] = {}
     combinations = list(product(strengths, guidances, steps))
     for strength, guidance, n in tqdm(combinations, desc="grid", leave=False, disable=not progress):
@@ -115,8 +123,14 @@ def synthesis_panel(
     """Sliders for outlier strength, guidance, steps and seed over a `sample_grid`.
 
     Raises:
-        ValueError: if the word is not one of the class names.
+        ValueError: if there is no sample, or the word is not one of the class names.
     """
+    if not grid:
+        raise ValueError("the grid is empty; make one with sample_grid")
+    need_names(class_names=class_names)
+    n_classes = len(next(iter(grid.values())).logits)
+    if n_classes != len(class_names):
+        raise ValueError(f"the grid's teacher knows {n_classes} classes, not {len(class_names)}")
     if word not in class_names:
         raise ValueError(f"{word!r} is not a class name; choose one of {', '.join(class_names)}")
     names = ("strength", "guidance", "steps", "seed")

@@ -1,5 +1,6 @@
 """Panel 1: one threshold, and everything that follows from it."""
 
+import math
 from dataclasses import dataclass
 
 import ipywidgets
@@ -7,7 +8,14 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from oal_lite.metrics import Numbers, Positive, detection_metrics, roc_points
+from oal_lite.metrics import (
+    Numbers,
+    Positive,
+    as_vector,
+    check_positive,
+    detection_metrics,
+    roc_points,
+)
 from oal_lite.plots import COLOURS, STYLES, threshold_of_fpr95
 from oal_lite.widgets.panel import Panel
 
@@ -30,6 +38,7 @@ class Confusion:
 
     def rates(self, positive: Positive) -> tuple[float, float]:
         """False and true positive rate, with OOD or with ID as the positive class."""
+        check_positive(positive)
         ood, ids = self.ood_found + self.ood_missed, self.false_alarms + self.id_kept
         if positive == "ood":
             return self.false_alarms / ids, self.ood_found / ood
@@ -42,8 +51,14 @@ def confusion_at(
     """Count the four cells at a threshold; a score that equals it is called positive.
 
     So an image is called OOD at s >= threshold where OOD is positive, at s > threshold where ID is.
+
+    Raises:
+        ValueError: for scores or a positive class that are none, and a threshold of NaN.
     """
-    ids, ood = np.asarray(id_scores, float), np.asarray(ood_scores, float)
+    check_positive(positive)
+    if math.isnan(threshold):
+        raise ValueError("threshold is NaN; every comparison with it is false: pass a number")
+    ids, ood = as_vector(id_scores, "id_scores"), as_vector(ood_scores, "ood_scores")
     called = (lambda s: s >= threshold) if positive == "ood" else (lambda s: s > threshold)
     found, alarms = int(called(ood).sum()), int(called(ids).sum())
     return Confusion(found, ood.size - found, alarms, ids.size - alarms)
@@ -62,7 +77,7 @@ def threshold_panel(
     Raises:
         ValueError: if scores are empty, not one-dimensional or not finite.
     """
-    ids, ood = np.asarray(id_scores, float), np.asarray(ood_scores, float)
+    ids, ood = as_vector(id_scores, "id_scores"), as_vector(ood_scores, "ood_scores")
     fpr, tpr, _ = roc_points(ids, ood)
     # With ID positive, the same points seen from the other corner.
     curves = {"ood": (fpr, tpr), "id": (1 - tpr[::-1], 1 - fpr[::-1])}
