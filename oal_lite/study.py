@@ -171,7 +171,7 @@ def run(
     seeds: Iterable[int],
     *,
     runs: str | Path = "runs",
-    device: str | None = None,
+    device: str | torch.device | None = None,
     fresh: bool = False,
     workers: int = 1,
     progress: Callable[[str], None] = log.info,

@@ -155,3 +155,9 @@ def test_bad_arguments_give_one_sentence_and_status_2(tiny_study, capsys, words)
 def test_the_ablations_can_be_listed(capsys):
     assert main(["--ablation", "list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ABLATIONS)
+
+
+def test_a_variation_of_the_preset_alone_is_run_too():
+    found = [key for arms, _ in jobs(ABLATIONS["kinds"], get_preset("shapes")) for key in arms]
+    varied = [f"oal-paper+weights.{name}=0.0" for name in ("micl_diffusion", "micl_knn")]
+    assert found == ["oal-paper", "kd", *varied]

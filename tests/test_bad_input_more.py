@@ -30,12 +30,13 @@ from oal_lite import (
 from oal_lite import distillation as distil
 from oal_lite import knn_outliers as knn
 from oal_lite import mutual_information as information
+from oal_lite.ablations import vary
 from oal_lite.arguments import check_device
 from oal_lite.batches import in_batches
 from oal_lite.benchmarks import Benchmark, ImageSet, far_sets, load
 from oal_lite.images import check_images, late
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
-from oal_lite.presets import LossWeights, TrainSettings, get_preset
+from oal_lite.presets import LossWeights, TrainSettings, get_preset, hold_out
 from oal_lite.recipes import (
     ARMS,
     Arm,
@@ -49,11 +50,17 @@ from oal_lite.recipes import (
 )
 from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
-from oal_lite.study import Run
+from oal_lite.study import Run, run
 from oal_lite.teacher import Teacher, TeacherOutputs
-from oal_lite.terms import CrossEntropy
+from oal_lite.terms import CrossEntropy, OutlierExposure, Step
 from oal_lite.train import fit, predict
 from oal_lite.views import Views, augment, augmented_copies, draw_views
+from oal_lite.widgets.arms import arms_panel
+from oal_lite.widgets.knn import knn_panel
+from oal_lite.widgets.loss_terms import measure_pulls
+from oal_lite.widgets.maps import Space, map_panel, map_space
+from oal_lite.widgets.synthesis import synthesis_panel
+from oal_lite.widgets.threshold import confusion_at
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
@@ -65,6 +72,11 @@ Y = torch.arange(12) % 3
 IMAGES = torch.randint(256, (12, 3, 8, 8), generator=G, dtype=torch.uint8)
 OUTLIERS = Outliers(X[:6], Y[:6], torch.randn(6, 4, 8, 8, generator=G), Y[:6], IMAGES[:6])
 ID_LATENTS = Autoencoded(torch.randn(6, 4, 8, 8, generator=G), Y[:6], IMAGES[:6])
+
+
+RUN = Run(
+    {"arm": "kd", "seed": 0, "metrics": {"energy": {"near": {"a": {"auroc": 0.9}}, "far": {}}}}, {}
+)
 
 
 def student():
@@ -268,6 +280,121 @@ CASES = {
     "a preset in a list": (lambda: get_preset(["shapes"]), "unknown preset ['shapes']"),
     "a NaN weight": (lambda: terms_of("kd", w={"kd_logits": NAN}), "kd_logits=nan"),
     "a negative weight": (lambda: terms_of("kd", w={"micl_knn": -1.0}), "micl_knn=-1.0; expect"),
+    "weights of None": (
+        lambda: build_terms(get_arm("kd"), outliers=None, teacher_dim=4, student_dim=4,
+                            weights=None, settings=TrainSettings()),
+        "weights is of type NoneType; expected LossWeights, as get_preset",
+    ),
+    "outliers as a tensor": (
+        lambda: terms_of("oal-paper", X), "outliers is of type Tensor; expected Outliers, as",
+    ),
+    "encoded images as a tensor": (
+        lambda: terms_of("oal-latent+distance=None", autoencoded=X),
+        "autoencoded is of type Tensor; expected Autoencoded, as",
+    ),
+    "answers as a tensor": (
+        lambda: build_terms(get_arm("kd+answers=id"), outliers=None, teacher_dim=4, student_dim=4,
+                            weights=LossWeights(), settings=TrainSettings(), answers=X),
+        "answers is of type Tensor; expected Views, as views.draw_views gives",
+    ),
+    "what is known as a tensor": (
+        lambda: terms_of("kd-distance", known=X), "known is a Tensor; expected (TeacherOutputs, la",
+    ),
+    "what is known with labels of others": (
+        lambda: terms_of("kd-distance", known=(TeacherOutputs(X, X[:, :3]), Y[:5])),
+        "features of known have shape (12, 4) and their classes (5,)",
+    ),
+    "terms on a device that is not there": (
+        lambda: build_terms(get_arm("kd"), outliers=None, teacher_dim=4, student_dim=4,
+                            weights=LossWeights(), settings=TrainSettings(), device="tpu"),
+        "unknown device 'tpu'",
+    ),
+    "answers in a list": (
+        lambda: run(get_preset("shapes"), {"x": Arm("?", answers=["halves"])}, [0], runs="r"),
+        "answers ['halves']: expected a tuple of",
+    ),
+    "one arm by two names": (
+        lambda: run(get_preset("shapes"), ["oal", "oal+hedge=4"], [0], runs="r"),
+        "arm 'oal+hedge=4' is 'oal' itself, by another name; leave one out",
+    ),
+    "a latent seen by no term": (
+        lambda: get_arm("kd+latent_vector=pooled"), "is how MICL sees a latent, and micl is None",
+    ),
+    "a preset by its name": (lambda: get_arm("oal", "shapes"), "expected a Preset, as get_preset"),
+    "classes held out of a name": (
+        lambda: hold_out("shapes", ["star"]), "preset 'shapes'; expected a Preset, as get_preset",
+    ),
+    "a preset that leads elsewhere": (
+        lambda: run(replace(get_preset("shapes"), name="../x"), ["ce"], [0], runs="r"),
+        "preset '../x': its name becomes a part of a file's",
+    ),
+    "runs in no folder": (lambda: run(get_preset("shapes"), ["ce"], [0], runs=" "), "runs=' '"),
+    "a variation that is none": (
+        lambda: vary(get_arm("oal"), get_preset("shapes"), {"arm.hedge": "x"}), "hedge='x'; expec",
+    ),
+    "terms in a list": (
+        lambda: fit(student(), [CrossEntropy()], views(), settings=TrainSettings(), generator=G),
+        "terms is of type list; expected ModuleList, as recipes.build_terms gives",
+    ),
+    "a loss of torch for a term": (
+        lambda: train(terms=[nn.CrossEntropyLoss()]), "terms[0] is of type CrossEntropyLoss; expe",
+    ),
+    "two terms of one name": (
+        lambda: train(terms=[CrossEntropy(), CrossEntropy()]), "two terms are named 'cross-e",
+    ),
+    "views of None": (
+        lambda: fit(student(), nn.ModuleList([CrossEntropy()]), None, settings=TrainSettings(),
+                    generator=G),
+        "views is of type NoneType; expected Views",
+    ),
+    "settings of another stage": (
+        lambda: fit(student(), nn.ModuleList([CrossEntropy()]), views(), settings=LossWeights(),
+                    generator=G),
+        "settings is of type LossWeights; expected TrainSettings",
+    ),
+    "fusing perhaps": (lambda: train(fuse="maybe"), "fuse='maybe'; choose one of no, start, all"),
+    "a batch of its own in words": (lambda: train(own_batch="no"), "own_batch='no'; expected True"),
+    "a step without images beside": (
+        lambda: OutlierExposure(0.5, IMAGES)(Step(Y, X[:, :3], X, X, X[:, :3], G)),
+        "'outlier exposure' looks at images beside the batch, and this step has none",
+    ),
+    # panels, scores and reports
+    "a metric in capitals": (lambda: RUN.metric("near", "AUROC"), "no metric 'AUROC'; it has a"),
+    "a group that is none": (lambda: RUN.metric("middle", "auroc"), "no group 'middle'; it has"),
+    "a score that is none": (
+        lambda: RUN.metric("near", "auroc", "enrgy"), "no score 'enrgy'; it has energy",
+    ),
+    "scores that are lost": (lambda: report.grouped_scores(RUN), "the scores of this run lack"),
+    "a cell of NaN": (lambda: report.cell([0.5, NAN]), "a cell of the table holds [0.5, nan]"),
+    "one baseline": (lambda: report.markdown([RUN], "ce"), "baselines='ce'; expected several arms"),
+    "a positive class in capitals": (
+        lambda: confusion_at([1.0], [2.0], 1.0, "OOD"), "positive='OOD' is not a class",
+    ),
+    "FPR95 of no class": (
+        lambda: plots.threshold_of_fpr95([1.0], [2.0], "OOD"), "positive='OOD' is not a class",
+    ),
+    "a threshold of NaN": (lambda: confusion_at([1.0], [2.0], NAN), "threshold is NaN"),
+    "no scores to count": (lambda: confusion_at([], [], 1.0), "id_scores is empty"),
+    "a map of other groups": (
+        lambda: map_space({"middle": X}), "groups ['middle']; expected features by group, some of",
+    ),
+    "a panel of features": (
+        lambda: map_panel({"student": X}), "space 'student' is of type Tensor; expected Space, as",
+    ),
+    "a map of one point": (
+        lambda: map_panel({"student": Space({"id": X[:1]}, {"id": X[:1, :2]})}),
+        "group 'id' of space 'student' has fewer than two points",
+    ),
+    "a class of no features": (lambda: knn_panel(0), "n=0; expected 12 to 5000 features"),
+    "a class in words": (lambda: knn_panel("200"), "n='200'; expected a whole number"),
+    "runs that are dicts": (lambda: arms_panel([{}]), "results hold a dict; expected Runs, as"),
+    "a grid of nothing": (lambda: synthesis_panel({}, "star", ["star"]), "the grid is empty; make"),
+    "no pairings": (
+        lambda: measure_pulls(student(), [CrossEntropy()], None, pairings=()), "pairings are empty",
+    ),
+    "pairings of nobody": (
+        lambda: measure_pulls(student(), [CrossEntropy()], None, pairings=(0,)), "pairings=0; exp",
+    ),
     "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure 'magic': choose"),
     "unknown answers": (lambda: terms_of(paper(answers=("magic",))), "answers ('magic',): exp"),
     "answers in one word": (

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back to the last bit, and a killed training goes on from it."""
 
+import itertools
 import os
 import pickle
 import random
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from test_train import SETTINGS, make_student, make_terms, make_views, seeded
 
 from oal_lite import checkpoint, materials, run_files, study
+from oal_lite import train as train_module
 from oal_lite.materials import Materials
 from oal_lite.recipes import ARMS, Term
 from oal_lite.run_files import run_path
@@ -292,3 +294,26 @@ def test_another_recipe_with_the_same_label_does_not_go_on_from_a_checkpoint(tin
     assert materials.checkpoint("mine", replace(arm, hedge=2)) != path
     assert materials.checkpoint("other", arm) != path
     assert materials.checkpoint("mine", replace(arm, question="reworded?")) == path
+
+
+def test_seconds_before_a_stop_are_counted(tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: next(ticks))
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(Stop):
+        train("ce", path, stop_at=7)  # in the second of four epochs
+    assert train("ce", path)[2].seconds == 4  # one tick an epoch
+
+
+def test_a_checkpoint_of_other_weights_of_the_terms_is_refused(tmp_path, monkeypatch):
+    path, usual = tmp_path / "c.safetensors", arm
+    train("kd", path)
+
+    def heavier(*args):
+        student, terms = usual(*args)
+        terms[1].weight *= 2
+        return student, terms
+
+    monkeypatch.setitem(globals(), "arm", heavier)
+    with pytest.raises(ValueError, match=r"other settings \(terms\)"):
+        train("kd", path)

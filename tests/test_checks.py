@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oal_lite import checks, knn_outliers, metrics, mutual_information, scores
-from oal_lite.checks.answers import NotRight
+from oal_lite.checks.answers import NotRight, NotWritten
 
 RIGHT = {
     "check_energy": lambda logits: -torch.logsumexp(logits, 1),
@@ -156,3 +156,18 @@ def test_jupyter_shows_a_hint_and_no_line_of_the_check(capsys):
     assert "auroc is not right yet: ties do not count at all; a tie is worth one half." in text
     assert "slips" not in text
     assert len(text.strip().splitlines()) == 1
+
+
+def test_an_error_of_torch_is_not_taken_for_an_exercise_that_waits():
+    with pytest.raises(NotWritten, match="Not written yet"):
+        checks.check_energy(stub)
+    with pytest.raises(NotRight, match="Your code stops at `return .*NotImplementedError: "):
+        checks.check_energy(energy_of_integers)
+
+
+def stub(logits):
+    raise NotImplementedError("write it")
+
+
+def energy_of_integers(logits):
+    return -logits.long().softmax(1)

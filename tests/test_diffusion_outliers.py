@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 from torch.testing import assert_close
 
 from oal_lite import diffusion_outliers
@@ -22,6 +22,7 @@ from oal_lite.diffusion_outliers import (
     word_embeddings,
 )
 from oal_lite.pretrain.models import build_tokenizer
+from oal_lite.teacher import to_float
 
 
 @pytest.fixture(scope="module")
@@ -372,3 +373,15 @@ def test_images_of_another_size_are_encoded_to_latents_of_the_pipelines_own(pipe
     grey = torch.full((2, 3, 16, 16), 99, dtype=torch.uint8)
     larger = torch.full((2, 3, 32, 32), 99, dtype=torch.uint8)
     assert_close(encode(pipe, grey), encode(pipe, larger), atol=1e-4, rtol=1e-4)
+
+
+def test_larger_images_are_smoothed_before_they_are_encoded(tiny_pipeline):
+    pipe = tiny_pipeline
+    images = torch.randint(
+        256, (2, 3, 72, 72), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    x = interpolate(to_float(images), size=32, mode="bilinear", antialias=True)
+    with torch.no_grad():
+        mean = pipe.vae.encode(x).latent_dist.mean
+    scaled = mean * pipe.vae.config.scaling_factor
+    assert_close(encode(pipe, images), scaled, atol=1e-5, rtol=1e-5)

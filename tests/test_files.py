@@ -244,3 +244,15 @@ def test_a_file_that_another_run_deletes_meanwhile_is_missing_and_not_damaged(
         patched.setattr(Path, "stat", look_and_lose)
         write_tensors(path, {"a": torch.zeros(2)})
     assert read_tensors(path)["a"].sum() == 0
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path):
+    (tmp_path / "there").mkdir()
+    kept, link = tmp_path / "there" / "kept.txt", tmp_path / "link.txt"
+    kept.write_text("old")
+    kept.chmod(0o640)
+    link.symlink_to(kept)
+    write_atomically(link, lambda p: p.write_text("new"))
+    assert link.is_symlink() and kept.read_text() == "new"
+    assert kept.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.rglob("*.tmp")] == []

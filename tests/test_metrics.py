@@ -268,3 +268,9 @@ def test_five_seeds_cannot_reach_five_percent_by_wilcoxon():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_paired_test_has_the_level_that_is_asked_for():
+    a, b = [0.83, 0.85, 0.86, 0.84, 0.90], [0.80, 0.84, 0.81, 0.85, 0.83]
+    got, interval = paired_test(a, b, level=0.8), stats.ttest_rel(a, b).confidence_interval(0.8)
+    assert (got.low, got.high) == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -9,16 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from test_openood import make_root
 
+from oal_lite import checkpoint
 from oal_lite.benchmarks import ImageSet
 from oal_lite.checkpoint import Keeper
 from oal_lite.diffusion_outliers import encode, load_pipeline, synthesise, word_embeddings
 from oal_lite.files import FORGOTTEN
 from oal_lite.presets import get_preset
-from oal_lite.pretrain import loop, unet
+from oal_lite.pretrain import autoencoder, loop, unet
 from oal_lite.pretrain.__main__ import main
-from oal_lite.pretrain.models import build_tokenizer
+from oal_lite.pretrain.models import build_teacher, build_tokenizer
 from oal_lite.pretrain.parts import (
     PARTS,
     missing,
@@ -28,8 +30,9 @@ from oal_lite.pretrain.parts import (
     write_manifest,
 )
 from oal_lite.pretrain.settings import PretrainSettings, Source, pretraining_images
+from oal_lite.pretrain.teacher import train_teacher
 from oal_lite.shapes import ID_SHAPES
-from oal_lite.teacher import Teacher
+from oal_lite.teacher import Teacher, to_float
 
 SIZES = [
     "n_images=40", "batch_size=4", "vae_batch_size=4", "unet_batch_size=4", "teacher_width=8",
@@ -129,7 +132,7 @@ def test_a_wrong_setting_is_refused(assignment, capsys):
 @pytest.mark.parametrize(
     "assignment",
     ["crop=40", "crop=-1", "seed=9999999999999999999999", "vae_width=3", "unet_width=8",
-     "teacher_steps=99999999999999999999", "noise_shift=nan", "vae_kl=nan", "vae_kl=-1",
+     "unet_width=16", "teacher_steps=99999999999999999999", "noise_shift=nan", "vae_kl=nan", "vae_kl=-1",
      "batch_size=0", "teacher_steps=-1", "n_images=5", "teacher_width=0", "vae_lr=nan",
      "unet_lr=-1", "p_no_prompt=1.5", "teacher=vit"],
 )  # fmt: skip
@@ -367,3 +370,97 @@ def test_models_from_outside_are_not_pretrained():
     with pytest.raises(ValueError, match="what is pretrained lies in one folder"):
         missing(elsewhere)
     assert missing(get_preset("shapes")) == [], "they ship with the package"
+
+
+@pytest.fixture
+def copied(made, tmp_path, monkeypatch):
+    """A folder of models to be trained on, whose samples nobody judges."""
+    monkeypatch.setattr(unet, "recognised", lambda *_: {})
+    for part in ("teacher", "pipeline"):
+        shutil.copytree(made / part, tmp_path / part)
+    return tmp_path
+
+
+def test_what_is_saved_is_the_average_of_the_weights(copied):
+    unet.train_unet(PretrainSettings(n_images=40, unet_batch_size=4, unet_steps=3), copied)
+    kept = checkpoint.load(loop.unfinished(copied, "unet"))["parts"]
+    last, average = (
+        x.half().float()
+        for x in (kept["both"]["0.conv_in.weight"], kept["average"]["module.0.conv_in.weight"])
+    )
+    saved = load_pipeline(copied / "pipeline").unet.conv_in.weight
+    assert torch.equal(saved, average) and not torch.equal(last, average)
+
+
+def trained_on(folder, monkeypatch, **settings):
+    """What the UNet's first step sees: embeddings, words, and the images behind noise and words."""
+    words, seen, wanted = [], [], []
+    swap, forward, loss = unet.swapped_word, UNet2DConditionModel.forward, F.mse_loss
+    monkeypatch.setattr(unet, "swapped_word", lambda *a: words.append(a) or swap(*a))
+    monkeypatch.setattr(
+        UNet2DConditionModel, "forward", lambda *a, **k: seen.append(a[1:]) or forward(*a, **k)
+    )
+    monkeypatch.setattr(F, "mse_loss", lambda v, to: wanted.append(to) or loss(v, to))
+    settings = PretrainSettings(n_images=40, unet_steps=1, **settings)
+    unet.train_unet(settings, folder)
+    images, teacher = (
+        pretraining_images(settings).images,
+        Teacher.from_pretrained(folder / "teacher"),
+    )
+    features = F.normalize(teacher(images).features, dim=1) * settings.token_scale
+    pipeline = load_pipeline(folder / "pipeline")
+    kept = pipeline.scheduler.alphas_cumprod[seen[0][1]].view(-1, 1, 1, 1)
+    clean = kept.sqrt() * seen[0][0] - (1 - kept).sqrt() * wanted[0]
+    latents = encode(pipeline, images)
+    image = torch.cdist(clean.flatten(1).detach(), latents.flatten(1)).argmin(1)
+    gaps = torch.cdist(words[0][2].detach(), features)
+    return image, gaps.argmin(1), gaps.amin(1) < 1e-3
+
+
+def test_the_feature_in_the_words_place_is_that_of_the_very_image(copied, monkeypatch):
+    image, word, own = trained_on(
+        copied, monkeypatch, unet_batch_size=8, p_image_feature=1.0, p_no_prompt=0.0
+    )
+    assert own.all() and torch.equal(image, word)
+
+
+def test_prompts_are_left_out_whether_or_not_they_hold_a_feature(copied, monkeypatch):
+    """Two draws: of a half with a feature of its own, a half has no prompt."""
+    *_, own = trained_on(
+        copied, monkeypatch, unet_batch_size=64, p_image_feature=0.5, p_no_prompt=0.5
+    )
+    assert 0.1 < own.float().mean() < 0.4
+
+
+def test_every_weight_of_the_teacher_is_trained(tmp_path):
+    settings = PretrainSettings(n_images=40, batch_size=8, teacher_width=8, teacher_steps=3)
+    train_teacher(settings, tmp_path)
+    torch.manual_seed(settings.seed)
+    before = dict(build_teacher("cvt", ID_SHAPES, 8).named_parameters())
+    after = dict(Teacher.from_pretrained(tmp_path / "teacher").model.named_parameters())
+    assert before.keys() == after.keys()
+    assert not [n for n, p in before.items() if p.any() and torch.equal(p, after[n])]
+
+
+def test_the_divergence_keeps_the_posterior_near_the_prior(copied):
+    settings = PretrainSettings(
+        n_images=40, vae_batch_size=8, vae_width=8, vae_steps=20, vae_kl=100.0
+    )
+    x = to_float(pretraining_images(settings).images)
+    torch.manual_seed(settings.seed)
+    before = autoencoder.build_vae(8)
+    autoencoder.train_vae(settings, copied)
+    after = AutoencoderKL.from_pretrained(copied / "pipeline" / "vae", dtype=torch.float32)
+    kl = [vae.encode(x).latent_dist.kl().mean().item() for vae in (before, after)]
+    assert kl[1] < kl[0] / 2
+
+
+def test_a_part_without_what_it_learns_from_is_told_apart_from_a_model_of_the_hub(tmp_path, capsys):
+    out = tmp_path / "empty"
+    for part, first in (("autoencoder", "teacher"), ("unet", "teacher")):
+        assert main([part, "--out", str(out), "--set", "n_images=40"]) == 2
+        said = capsys.readouterr().err
+        assert (
+            f"from which {part} learns; train it first: python -m oal_lite.pretrain {first}" in said
+        )
+        assert f"--out {out}" in said

@@ -677,3 +677,23 @@ def test_a_mistyped_pairing_or_fit_is_refused(pairing, fit):
             "m", 1.0, ClubNet(2, 2), torch.zeros(4, 2), torch.arange(4), pairing=pairing, fit=fit,
             lr=0.1,
         )  # fmt: skip
+
+
+def test_of_many_outlier_images_a_small_batch_sees_all_in_the_end():
+    images = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1).expand(200, 3, 2, 2)
+    term, generator = OutlierExposure(0.5, images), seeded()
+    seen = torch.cat([term.extra_images(8, generator)[:, 0, 0, 0] for _ in range(300)])
+    assert seen.unique().numel() > 190  # all but e^-12 of them, on average
+
+
+def test_outlier_latents_are_drawn_apart_from_the_known_ones():
+    made = make_autoencoded()
+    n = 2 * len(made.labels)  # more outliers than ID latents: all are drawn in the end
+    outliers = -1 - torch.arange(n).float().view(n, 1, 1, 1).expand(n, *made.latents.shape[1:])
+    term = LatentExposure(
+        1.0, 0.5, SeesLatents(), id_latents=made.latents, labels=made.labels,
+        outliers=outliers.clone(), lr=0.03,
+    )  # fmt: skip
+    drawn = term.extra_maps(1000, 8, seeded())[1000:, 0, 0, 0]
+    assert drawn.unique().numel() == n
+    assert len(torch.stack([term._drawn, drawn]).unique(dim=1).T) > 2 * n, "always the same pairs"

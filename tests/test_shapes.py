@@ -204,3 +204,22 @@ def test_noise_has_a_standard_deviation_of_004():
     # Second differences remove the smooth texture; white noise leaves them sqrt(6) times itself.
     rough = inner.diff(n=2, dim=-1).std() / math.sqrt(6)
     assert rough.item() == pytest.approx(0.04, rel=0.1)
+
+
+def moments(name, n):
+    """Variances down and across, and the covariance, of what each drawn shape covers."""
+    masks = coverage(name, n, size=32, generator=torch.Generator().manual_seed(0))
+    share = masks / masks.sum((1, 2), keepdim=True)
+    place = torch.arange(32.0) - 15.5
+    y, x = share.sum(2) @ place, share.sum(1) @ place
+    yy, xx = share.sum(2) @ place**2 - y**2, share.sum(1) @ place**2 - x**2
+    return yy, xx, torch.einsum("nyx,y,x->n", share, place, place) - x * y
+
+
+def test_a_shape_is_stretched_one_way_and_turned_to_either_side():
+    """Of a circle, height over width runs from 1 / 1.17 to 1.17; an arrow leans left and right."""
+    down, across, _ = moments("circle", 4000)
+    ratio = (down / across).log() / 2
+    assert ratio.abs().max() < 0.17 and ratio.std() > 0.06 and ratio.mean().abs() < 0.01
+    *_, covariance = moments("arrow", 2000)
+    assert 0.4 < (covariance > 0).float().mean() < 0.6

@@ -423,7 +423,8 @@ def test_a_distance_named_by_the_preset_is_that_of_its_arms_and_nothing_else(tin
         return {f.name for f in folder.rglob("*.safetensors") if not f.name.startswith("oal")}
 
     explicit = {"oal-explicit": replace(ARM_TABLE["oal"], distance="energy")}
-    (expected,) = study.run(tiny_preset, explicit, [0], runs=folder)
+    cpu = torch.device("cpu")  # a device by its class is as good as by its name
+    (expected,) = study.run(tiny_preset, explicit, [0], runs=folder, device=cpu)
     before = shared()
     ours, others = (
         study.run(replace(tiny_preset, distance=distance), ["oal"], [0], runs=folder)[0]
@@ -618,3 +619,19 @@ def test_without_an_arm_that_sees_outliers_no_sheet_of_them_is_drawn(
 def test_more_picks_than_outliers_are_refused():
     with pytest.raises(ValueError, match="5 picks of 4 outliers"):
         spread_over_classes(torch.arange(4), 5, torch.Generator())
+
+
+def test_scores_of_another_kind_are_pooled_by_group():
+    run = made_up("kd", 0, 0.9)
+    run.record["metrics"]["msp"] = run.record["metrics"]["energy"]
+    run.scores.update({f"msp/{k.split('/')[1]}": x - 1 for k, x in run.scores.items()})
+    pooled, shifted = (report.grouped_scores(run, score) for score in ("energy", "msp"))
+    assert all(torch.equal(shifted[k], pooled[k] - 1) for k in ("id", "near", "far"))
+
+
+def test_the_start_on_other_images_is_another(tiny_preset, tmp_path, monkeypatch):
+    one, other = tiny_preset, replace(tiny_preset, data_seed=1)
+    Materials(one, 0, runs=tmp_path, bars=False).start  # noqa: B018
+    monkeypatch.setattr(materials_module, "fit", refuse)
+    with pytest.raises(AssertionError, match="should have been read"):
+        Materials(other, 0, runs=tmp_path, bars=False).start  # noqa: B018

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from oal_lite import teacher_cache
-from oal_lite.teacher import Teacher
+from oal_lite.teacher import Preprocessing, Teacher
 from oal_lite.teacher_cache import cached_features, view_key
 from oal_lite.views import draw_views
 
@@ -146,3 +147,17 @@ def test_half_precision_halves_the_file(tmp_path):
 def test_an_unknown_number_format_is_named(tiny_teacher, own_errors):
     with pytest.raises(ValueError, match="dtype='int8': choose one of float32, float16"):
         view_key(photos(), tiny_teacher, n_views=1, generator=seeded(), dtype="int8")
+
+
+def test_mean_and_spread_of_the_images_are_in_the_key(tiny_teacher):
+    shown = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+    keys = [
+        view_key(
+            torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+            teacher,
+            n_views=1,
+            generator=torch.Generator().manual_seed(0),
+        )["teacher"]
+        for teacher in (tiny_teacher, Teacher(deepcopy(tiny_teacher.model), shown))
+    ]
+    assert keys[0] != keys[1]

@@ -492,3 +492,12 @@ def test_a_batch_too_large_for_memory_is_scored_in_parts(monkeypatch):
 def test_a_student_of_another_kind_is_named():
     with pytest.raises(ValueError, match="student is a Linear; expected students.ResNet18, or a"):
         train(student=torch.nn.Linear(2, 2), terms=torch.nn.ModuleList([CrossEntropy()]))
+
+
+def test_every_image_of_a_batch_has_a_view_of_its_own():
+    spy, views = Spy(), make_views()
+    spied(spy, views=views)
+    features = views.teacher_features.flatten(0, 1)
+    for step in spy.steps:
+        places = (step.teacher_features[:, None] == features).all(-1).float().argmax(1)
+        assert (places // 120).unique().numel() == 2, "one view for the whole batch"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mutations import FAULTS
 
-from oal_lite import readme
+from oal_lite import command, notebooks, readme
 
 ROOT = Path(__file__).parent.parent
 
@@ -193,3 +193,59 @@ def test_the_command_fills_both_pages_or_says_what_is_wrong(tmp_path, monkeypatc
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
 def test_every_fault_of_the_mutations_can_still_be_made(fault):
     assert (ROOT / "oal_lite" / fault.file).read_text().count(fault.old) == 1
+
+
+def test_a_page_of_windows_keeps_its_ends_of_line_and_an_odd_one_is_named(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "figures", "figures", ignore=shutil.ignore_patterns("*.png"))
+    page, text = Path("README.md"), pages()["README.md"]
+    page.write_bytes(text.replace("| ce | 98.0", "| ce | 12.3").replace("\n", "\r\n").encode())
+    assert readme.main([]) == 0
+    assert page.read_bytes() == text.replace("\n", "\r\n").encode()
+    page.write_bytes(b"\xff" + text.encode())
+    assert readme.main([]) == 2
+    assert "README.md cannot be read ('utf-8' codec" in capsys.readouterr().err
+    page.write_text(text)
+    speed = Path("figures/performance.json")
+    speed.write_text(speed.read_text().replace('"ratio": ', '"ratio": Infinity, "x": '))
+    assert readme.main([]) == 2 and "NaN or infinity" in capsys.readouterr().err
+    assert page.read_text() == text
+
+
+def test_a_command_that_runs_out_of_memory_says_so(capsys):
+    def short():
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4 TB\nframe")
+
+    def broken():
+        raise RuntimeError("expected scalar type Float")
+
+    assert command.guarded(short) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: there is not enough memory (") and said.count("\n") == 1
+    with pytest.raises(RuntimeError, match="scalar type"):  # a mistake of the code is no such thing
+        command.guarded(broken)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "words"),
+    [
+        ('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "open with a title"),
+        ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "", "outputs": '
+         '[{"output_type": "stream", "name": "stderr"}], "execution_count": 1}], "metadata": {}, '
+         '"nbformat": 4, "nbformat_minor": 5}', "cannot be read as a notebook"),
+        ("[" * 100_000, "cannot be read as a notebook"),
+        ("", "cannot be read as a notebook"),
+    ],
+)  # fmt: skip
+def test_what_is_no_notebook_is_named_and_left_alone(tmp_path, notebook, words, capsys):
+    path = tmp_path / "notebooks" / "00_x.ipynb"
+    path.parent.mkdir()
+    path.write_text(notebook)
+    assert notebooks.main([str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words in said and said.count("\n") == 1
+    assert path.read_text() == notebook
+    with pytest.raises(SystemExit):
+        notebooks.main([])

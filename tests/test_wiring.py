@@ -274,3 +274,10 @@ def test_a_teacher_that_does_not_know_the_images_is_named(tiny_preset):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _ = Materials(shipped, 0, bars=False).views
+
+
+def test_every_kind_of_images_to_answer_on_has_random_numbers_of_its_own(tiny_preset, monkeypatch):
+    drawn = spy_on(monkeypatch, materials_module, "generator_for")
+    study.train_one("oal", Materials(tiny_preset, 7, bars=False), device="cpu")
+    asked = [args for args, _ in drawn if args[1] == "answers"]
+    assert len(asked) == 2 and asked[0] != asked[1]

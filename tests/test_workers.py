@@ -216,3 +216,14 @@ def test_only_the_start_does_not_wait_for_the_models(tiny_preset, tmp_path, monk
     for what in ("views, seed 3", "outliers-farthest, seed 3", "id_latents"):
         assert needs[what] == ("models",)
     assert "start, seed 3" in needs["ce, seed 3"]
+
+
+def test_a_worker_repeats_a_run_where_all_is_to_be_made_afresh(monkeypatch, tiny_preset):
+    asked = []
+    monkeypatch.setattr(study, "run", lambda *a, fresh, **k: asked.append(fresh))
+    for fresh in (True, False):
+        tasks = study_tasks(
+            tiny_preset, [(0, "ce", ARMS["ce"])], runs="runs", device="cpu", fresh=fresh
+        )
+        tasks[-1].function(*tasks[-1].arguments)
+    assert asked == [True, False]
