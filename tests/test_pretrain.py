@@ -132,7 +132,8 @@ def test_a_wrong_setting_is_refused(assignment, capsys):
 @pytest.mark.parametrize(
     "assignment",
     ["crop=40", "crop=-1", "seed=9999999999999999999999", "vae_width=3", "unet_width=8",
-     "unet_width=16", "teacher_steps=99999999999999999999", "noise_shift=nan", "vae_kl=nan", "vae_kl=-1",
+     "unet_width=16", "teacher_steps=99999999999999999999", "noise_shift=nan", "vae_kl=nan",
+     "vae_kl=-1",
      "batch_size=0", "teacher_steps=-1", "n_images=5", "teacher_width=0", "vae_lr=nan",
      "unet_lr=-1", "p_no_prompt=1.5", "teacher=vit"],
 )  # fmt: skip
@@ -337,7 +338,7 @@ def test_what_a_preset_lacks_is_trained_and_nothing_else(tmp_path, monkeypatch):
 
         return train
 
-    marks = {"teacher": ["teacher/config.json"], "autoencoder": [],
+    marks = {"teacher": ["teacher/config.json"], "autoencoder": ["pipeline/vae/config.json"],
              "unet": ["pipeline/model_index.json"]}  # fmt: skip
     for part in PARTS:
         monkeypatch.setitem(PARTS, part, pretend(part, *marks[part]))
