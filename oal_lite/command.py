@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from oal_lite.presets import Preset, get_preset
+from oal_lite.presets import Preset, check_name, get_preset
 
 
 def add_arguments(
@@ -74,6 +74,7 @@ def read(arguments: argparse.Namespace) -> tuple[Preset, list[str]]:
         raise ValueError("--arms names no arm")
     for arm in arms:
         get_arm(arm)
+        check_name(arm, "arm")
     return preset, arms
 
 

@@ -384,6 +384,11 @@ def test_files_that_are_no_records(tmp_path):
     [
         (["--arms", "magic"], "unknown arm 'magic'"),
         (["--arms", "oal+hedge"], "hedge=''; expected a whole number"),
+        (["--dry-run", "--arms", "oal" + 30 * "+hedge=4"], "has to be 1 to 150 characters"),
+        (
+            ["--dry-run", "--preset", "cifar10", "--teacher", ""],
+            "--teacher is empty; name a folder",
+        ),
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--seeds", "-1"], "--seeds -1"),
         (["--device", "tpu"], "unknown device 'tpu'"),
