@@ -441,17 +441,16 @@ def grouped_scores(r: Run, score: str = "energy") -> dict[str, torch.Tensor]:
     if score not in r.record["metrics"]:
         known = ", ".join(r.record["metrics"])
         raise ValueError(f"score {score!r} is not among those of this run; choose from {known}")
-    sets = ["id", *(s for g in ("near", "far") for s in r.record["metrics"][score].get(g, ()))]
-    if lost := [name for name in sets if f"{score}/{name}" not in r.scores]:
+    found = r.record["metrics"][score]
+    members = {"id": ["id"]} | {g: [*found[g]] for g in ("near", "far") if found.get(g)}
+    if lost := [n for names in members.values() for n in names if f"{score}/{n}" not in r.scores]:
         raise ValueError(
             f"the scores of this run lack {score}/{lost[0]}; delete its two files, and train anew"
         )
-    groups = {"id": r.scores[f"{score}/id"]}
-    for group in ("near", "far"):
-        names = r.record["metrics"][score][group]
-        if names:
-            groups[group] = torch.cat([r.scores[f"{score}/{name}"] for name in names])
-    return groups
+    return {
+        group: torch.cat([r.scores[f"{score}/{name}"] for name in names])
+        for group, names in members.items()
+    }
 
 
 def outlier_sheet(  # noqa: ANN201

@@ -250,12 +250,20 @@ def test_the_loss_is_the_weighted_sum_of_the_terms():
     assert_close(weights[1.0], weights[2.0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_step_holds_the_teachers_answers_to_the_views_it_shows():
-    spy, views = Spy(), make_views()
+def steps_and_places(spy, views):
+    """Every step of a training, and where its images lie among all views of all images."""
     spied(spy, views=views)
     features = views.teacher_features.flatten(0, 1)
-    for step in spy.steps:
-        places = (step.teacher_features[:, None] == features).all(-1).float().argmax(1)
+    return [
+        (step, (step.teacher_features[:, None] == features).all(-1).float().argmax(1))
+        for step in spy.steps
+    ]
+
+
+def test_a_step_holds_the_teachers_answers_to_the_views_it_shows():
+    spy, views = Spy(), make_views()
+    features = views.teacher_features.flatten(0, 1)
+    for step, places in steps_and_places(spy, views):
         assert_close(step.teacher_features, features[places], atol=0, rtol=0)
         assert_close(step.teacher_logits, views.teacher_logits.flatten(0, 1)[places])
         assert torch.equal(step.labels, views.labels[places % 120])
@@ -495,9 +503,5 @@ def test_a_student_of_another_kind_is_named():
 
 
 def test_every_image_of_a_batch_has_a_view_of_its_own():
-    spy, views = Spy(), make_views()
-    spied(spy, views=views)
-    features = views.teacher_features.flatten(0, 1)
-    for step in spy.steps:
-        places = (step.teacher_features[:, None] == features).all(-1).float().argmax(1)
+    for _, places in steps_and_places(Spy(), make_views()):
         assert (places // 120).unique().numel() == 2, "one view for the whole batch"
