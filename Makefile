@@ -1,5 +1,6 @@
 # make run   set up, run the whole method on the embedded benchmark, write figures/
-# make test  set up, unit tests, sliders in a browser (if there is one), then every notebook
+# make test  set up, sliders in a browser (if there is one; alone, as waits are measured), unit tests,
+#            every notebook
 # make bench set up, plain forms against fast ones -> figures/performance.json and .png
 # make lab   set up, open JupyterLab on the notebooks
 # make lint, mutations, interruptions, repeats, coverage   see CONTRIBUTING.md
@@ -7,6 +8,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+# Files of tests side by side, in their order: by size, the few long tests would come last.
+SIDE_BY_SIDE := -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -16,8 +19,9 @@ run: .venv/run.stamp
 	$(BIN)/python -m oal_lite $(ARGS)
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest tests
-	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest tests/test_browser.py
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore=tests/test_browser.py tests
+	OAL_LITE_SMOKE=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(NBVAL) -p no:cacheprovider notebooks
 
 bench: .venv/test.stamp
 	$(BIN)/python -m pytest -q tests/benchmarks $(ARGS)

@@ -32,7 +32,7 @@ places, where the released code departs from its text (D1 to D3 in the README):
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import get_args
 
@@ -118,7 +118,7 @@ class Arm:
     """What an arm is made of.
 
     Attributes:
-        question: that it answers.
+        question: that it answers, in words; two arms that differ in it alone are equal.
         outliers: the k-NN selection behind its outliers, or None. Two controls stand in the
             place of a selection: `"noise"`, Gaussian noise for every outlier, and `"halves"`, two
             halves of ID latents for the latents (see `gaussian_like`, `halves`).
@@ -139,7 +139,7 @@ class Arm:
             image lies from what the teacher knows, by that distance; 0 leaves them as they are.
     """
 
-    question: str
+    question: str = field(compare=False)
     outliers: str | None = None
     distil: bool = True
     distance: str | None = None
@@ -207,16 +207,15 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
     arm = ARMS[plain]
     if preset is not None:
         check_preset(preset)
-    if preset and arm.distance:
-        arm = replace(arm, distance=preset.distance)
+        arm = replace(arm, distance=arm.distance and preset.distance)
     for change in changes:
-        field, _, text = change.partition("=")
-        if field not in CHANGES:
+        key, _, text = change.partition("=")
+        if key not in CHANGES:
             raise ValueError(
                 f"arm {name!r}: {change!r} is no change of it; write <field>=<value> with one of "
                 f"{', '.join(CHANGES)}"
             )
-        arm = replace(arm, **{field: _read(field, text)})
+        arm = replace(arm, **{key: _read(key, text)})
     try:
         check_arm(arm)
     except ValueError as error:
@@ -228,13 +227,13 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
 CHANGES = tuple(f.name for f in fields(Arm) if f.name not in ("question", "distil"))
 
 
-def _read(field: str, text: str) -> str | int | tuple[str, ...] | None:
+def _read(key: str, text: str) -> str | int | tuple[str, ...] | None:
     """A field's value as it is written in a name."""
-    if field == "answers":
+    if key == "answers":
         return tuple(word for word in text.split("-") if word not in ("", "None"))
     if text == "None":
         return None
-    if field == "micl":
+    if key == "micl":
         return tuple(text.split("-"))
     return int(text) if text.isdecimal() and len(text) < 10 else text
 

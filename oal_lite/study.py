@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -311,9 +311,8 @@ def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, 
             raise ValueError(f"arm {label!r} is {arm!r}; expected an Arm, by a name")
         check_name(label, "arm")
         check_arm(arm)
-    recipes = {label: replace(arm, question="") for label, arm in arms.items()}
-    for label, recipe in recipes.items():
-        first = next(other for other in recipes if recipes[other] == recipe)
+    for label, arm in arms.items():
+        first = next(other for other in arms if arms[other] == arm)
         if first != label:
             raise ValueError(f"arm {label!r} is {first!r} itself, by another name; leave one out")
     return dict(arms)

@@ -23,7 +23,9 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("tests")
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Where tests run side by side, each process has a core.
+SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+torch.set_num_threads(max(1, min(2, torch.get_num_threads()) // SIDE_BY_SIDE))
 
 WIDTH = 32  # of teacher features and of word embeddings
 

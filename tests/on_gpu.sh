@@ -1,49 +1,74 @@
 #!/bin/sh
-# What waits for a GPU, in one go: CIFAR-10 at full size, the benchmarks, the k-NN tests.
+# What waits for a GPU: CIFAR-10 at full size, the benchmarks, the k-NN tests.
 #
-#   tests/on_gpu.sh DATA OUT [arguments of the study, such as --workers 4]
+#   [STEPS="study benchmarks knn-tests"] [LIMIT=3600] tests/on_gpu.sh DATA OUT [arguments of the study]
 #
 # DATA is a folder of images in OpenOOD's layout; tables, records and logs go to OUT, where a second
-# call goes on. PYTHON names another interpreter than python3. Estimated: 12 minutes of one H100.
+# call goes on, and what is worth keeping is packed into OUT/kept.tar.gz after every step. STEPS
+# leaves some out. After LIMIT seconds the study stops and shows the seeds it has finished. PYTHON
+# names another interpreter than python3. Estimated for one H100: the study 13 minutes, the rest 4.
 set -u
-[ $# -ge 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$2"
 data=$(cd "$1" && pwd) && out=$(cd "$2" && pwd) || exit 2
 shift 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=2 TQDM_DISABLE=1
+export OAL_LITE_BENCH_OUT="$out"
+python=${PYTHON:-python3}
+arms=ce,kd,kd-distance-twice,oal,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
 failed=0
 
 step() { # name, command: its output goes to OUT/name.log
     name=$1
     shift
     echo "$(date +%T) $name"
-    "$@" >"$out/$name.log" 2>&1 || { failed=1; echo "  failed: see $out/$name.log"; }
+    "$@" >"$out/$name.log" 2>&1 || { failed=1; echo "  failed: see $out/$name.log"; false; }
+    done=$?
+    (cd "$out" && find . \( -name '*.json' -o -name '*.log' \) ! -path './mps/*' |
+        tar -czf .kept -T - && mv .kept kept.tar.gz)
+    return $done
 }
 
-study() { # how many seeds, further arguments
-    step "study-$1" "${PYTHON:-python3}" -m oal_lite.study --preset cifar10-scratch \
-        --data-root "$data" --seeds "$@" --runs "$out/runs" --out "$out" --arms \
-        ce,kd,kd-distance-twice,oal,oal+distance=knn,oal-paper,oal-as-released,oe-pixels,oe-pixels-matched
+study() { # seconds, how many seeds, further arguments
+    limit=$1 seeds=$2
+    shift 2
+    step "study-$seeds" timeout -s INT "$limit" "$python" -m oal_lite.study \
+        --preset cifar10-scratch --data-root "$data" --device cuda --pretrain --workers 8 \
+        --seeds "$seeds" --arms "$arms" --runs "$out/runs" --out "$out" "$@"
 }
 
-# Several processes keep one GPU busy only where NVIDIA's MPS lets them share it.
-if command -v nvidia-cuda-mps-control >/dev/null; then
-    export CUDA_MPS_PIPE_DIRECTORY="$out/mps" CUDA_MPS_LOG_DIRECTORY="$out/mps"
-    mkdir -p "$out/mps"
-    nvidia-cuda-mps-control -d
-fi
-# One seed first: should the time run out, there is a whole table of it.
-study 1 --pretrain --device cuda --workers 8 "$@"
-study 3 --pretrain --device cuda --workers 8 "$@"
-if command -v nvidia-cuda-mps-control >/dev/null; then
-    echo quit | nvidia-cuda-mps-control
-    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
-fi
-# Alone on the GPU: these are timed.
-export OAL_LITE_BENCH_OUT="$out"
-step benchmarks "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider tests/benchmarks --device cuda
-step knn-tests "${PYTHON:-python3}" -m pytest --noconftest -W default -q -p no:cacheprovider \
-    tests/test_knn_gpu.py
+finished() { # a seed: are all its arms trained?
+    [ "$(find "$out/runs" -name "*-seed$1-*.json" | wc -l)" -ge "$(echo "$arms" | tr , '\n' | wc -l)" ]
+}
+
+run_study() {
+    # Several processes keep one GPU busy only where NVIDIA's MPS lets them share it.
+    if command -v nvidia-cuda-mps-control >/dev/null; then
+        export CUDA_MPS_PIPE_DIRECTORY="$out/mps" CUDA_MPS_LOG_DIRECTORY="$out/mps"
+        mkdir -p "$out/mps"
+        nvidia-cuda-mps-control -d
+    fi
+    # All seeds at once fill the GPU; arms begin seed by seed, so what a stop leaves are whole seeds.
+    if ! study "${LIMIT:-3600}" 3 "$@"; then
+        for seeds in 2 1; do
+            finished $((seeds - 1)) && study 120 "$seeds" "$@" --workers 1 && break
+        done
+    fi
+    if command -v nvidia-cuda-mps-control >/dev/null; then
+        echo quit | nvidia-cuda-mps-control
+        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    fi
+}
+
+# The benchmarks are timed, and so alone on the GPU.
+for wanted in ${STEPS:-study benchmarks knn-tests}; do
+    case $wanted in
+        study) run_study "$@" ;;
+        benchmarks) step benchmarks "$python" -m pytest -q -p no:cacheprovider tests/benchmarks --device cuda ;;
+        knn-tests) step knn-tests "$python" -m pytest --noconftest -W default -q -p no:cacheprovider tests/test_knn_gpu.py ;;
+        *) echo "STEPS names '$wanted'; expected some of study, benchmarks, knn-tests"; exit 2 ;;
+    esac
+done
 echo "$(date +%T) done"
 exit $failed

@@ -267,12 +267,12 @@ def test_the_dry_run_of_a_small_preset_names_the_models_that_are_yet_to_be_made(
 
 
 def test_the_dry_run_counts_the_steps_of_one_process():
-    preset = get_preset("cifar10-scratch")  # 54 epochs of start, 6 of each arm, 390 steps each
-    assert budget.steps(preset, ["ce", "kd"], 3) == 3 * (54 + 2 * 6) * 390
+    preset = get_preset("cifar10-scratch")  # 40 epochs of start, 4 of each arm, 390 steps each
+    assert budget.steps(preset, ["ce", "kd"], 3) == 3 * (40 + 2 * 4) * 390
     assert budget.steps(get_preset("cifar10-small"), ["ce"], 1) == (12 + 4) * (5_000 // 64)
     assert budget.steps(get_preset("cifar10-medium"), ["ce"], 1) == (12 + 8) * (10_000 // 64)
     text = budget.describe(preset, ["ce", "kd"])
-    assert f"In one process at least {66 * 390 * 0.0147 / 60:.0f}, however fast the GPU" in text
+    assert f"In one process at least {48 * 390 * 0.0147 / 60:.0f}, however fast the GPU" in text
 
 
 def test_the_dry_run_of_shapes_needs_nothing(capsys, no_network):
