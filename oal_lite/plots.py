@@ -34,7 +34,8 @@ def set_theme() -> None:
     import seaborn as sns
 
     # 72 dpi keeps a notebook with its pictures below GitHub's 1 MB; files are saved larger
-    rc = {"figure.dpi": 72}
+    # Titles stand at the top; looking for ticks in their way takes a tenth of a picture's time.
+    rc = {"figure.dpi": 72, "axes.titley": 1.0}
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=rc)
 
 

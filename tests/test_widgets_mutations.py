@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oal_lite import study, widgets
-from oal_lite.widgets import loss_terms, panel, synthesis
+from oal_lite.widgets import loss_terms, panel, stage, synthesis
 from oal_lite.widgets.denoising import Journey
 from oal_lite.widgets.maps import Space
 
@@ -142,3 +142,16 @@ def test_the_check_finds_a_callback_that_forgets_any_one_control(whole):
 
         with pytest.raises(AssertionError, match=f"{name}: nothing changes"):
             check_with(whole, forgetful)
+
+
+def test_a_picture_on_wiped_axes_is_the_one_on_new_axes(whole):
+    places = [
+        {**whole._start, name: at} for name, control in whole.controls.items()
+        for at in (panel._positions(control)[0], panel._positions(control)[-1])
+    ]  # fmt: skip
+    draw = whole._draw.__wrapped__  # none that was kept
+    draw(*whole._start.values())
+    wiped = [draw(*at.values()) for at in places]
+    for at, drawn in zip(places, wiped, strict=True):
+        stage._made.clear()
+        assert draw(*at.values()) == drawn, at

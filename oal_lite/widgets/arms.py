@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets
-from matplotlib.figure import Figure
 
 from oal_lite import plots
 from oal_lite.files import read_record, read_tensors
@@ -18,6 +17,7 @@ from oal_lite.report import grouped_scores, need_runs
 from oal_lite.run_files import RECORD, run_path
 from oal_lite.study import Run
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> list[Run]:
@@ -44,10 +44,10 @@ def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> lis
 def draw(run: Run, score: str):  # noqa: ANN201
     """Histograms of one run's scores by group, its ROC curves, and the metrics of every set."""
     groups = grouped_scores(run, score)
-    # Fixed places and plain text: a layout engine and a table would take half of the drawing time.
-    figure = Figure(figsize=(10, 4))
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 0.85))
-    figure.subplots_adjust(left=0.095, right=0.99, bottom=0.34, top=0.88, wspace=0.25)
+    figure, (left, middle, right) = stage(
+        (10, 4), 3, width_ratios=(1.25, 1, 0.85),
+        left=0.095, right=0.99, bottom=0.34, top=0.88, wspace=0.25,
+    )  # fmt: skip
     plots.score_histograms(groups, ax=left)
     left.set_xlabel(f"{score} score (high = OOD)")
     left.legend(fontsize=9, loc="upper left", bbox_to_anchor=(-0.2, -0.27), ncols=2)
@@ -61,7 +61,7 @@ def draw(run: Run, score: str):  # noqa: ANN201
             f"  {name:8}{100 * m['auroc']:7.1f}{100 * m['fpr95']:7.1f}"
             for name, m in sets[group].items()
         ]
-    right.axis("off")
+    right.axis("off")  # plain text: a table would take long to draw
     right.text(0, 1, "\n".join(lines), family="monospace", fontsize=10, va="top", linespacing=1.5)
     record = run.record
     figure.suptitle(f"{record['arm']}, seed {record['seed']}, score {score}", fontsize=12)

@@ -4,18 +4,19 @@ import ipywidgets
 
 from oal_lite.costs import HERE, Plan, cost, hours
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 def draw(epochs: int, views: int, steps: int, speed: int):  # noqa: ANN201
     """Bars of the hours of each stage; arithmetic and hours of all in the sentence."""
-    import matplotlib.pyplot as plt
-
     plan = Plan(epochs=epochs, n_views=views, steps=steps, decode=False)
     stages = cost(plan)
     total = hours(plan, speed)
     flop = sum(stages.values())
-    figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    ax.barh(list(stages), [total * x / flop for x in stages.values()], color="#0072B2")
+    figure, (ax,) = stage((7, 2.2), 1, left=0.13, right=0.98, bottom=0.24, top=0.96)
+    rows = range(len(stages))
+    ax.barh(rows, [total * x / flop for x in stages.values()], color="#0072B2")
+    ax.set_yticks(rows, labels=list(stages))
     ax.invert_yaxis()
     ax.set(xlabel=f"hours at {speed} TFLOP/s")
     largest = max(stages, key=stages.get)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from oal_lite.arguments import need_names, need_whole
 from oal_lite.diffusion_outliers import condition, decode, encode, word_embeddings
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 def add_noise(
@@ -129,13 +130,11 @@ def make_journey(
 
 def draw(journey: Journey, image: int, level: int, steps: int):  # noqa: ANN201
     """Original, noised and restored: the first channel of the latent, and the decoded image."""
-    import matplotlib.pyplot as plt
-
     key = (level, steps)
     latents = [journey.clean, journey.noised[level], journey.restored[key]]
     images = [journey.images, journey.noised_images[level], journey.restored_images[key]]
     titles = ["original, $z_0$", f"noised, $z_t$, t = {level}", f"back in N = {steps}"]
-    figure, axes = plt.subplots(1, 6, figsize=(11, 2.1), layout="constrained")
+    figure, axes = stage((11, 2.1), 6, left=0.01, right=0.99, bottom=0.02, top=0.9, wspace=0.06)
     for i, title in enumerate(titles):
         axes[2 * i].imshow(latents[i][image, 0], cmap="cividis", vmin=-3, vmax=3)
         axes[2 * i].set_title(f"{title}: channel 1", fontsize=9)

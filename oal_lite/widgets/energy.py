@@ -5,20 +5,23 @@ import torch
 
 from oal_lite.scores import energy
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 def draw(f1: float, f2: float, f3: float):  # noqa: ANN201
     """Bars of three logits and of their softmax; the energy in the sentence."""
-    import matplotlib.pyplot as plt
-
     logits = torch.tensor([[f1, f2, f3]])
     shares = logits.softmax(1)[0]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.2), layout="constrained")
+    figure, (left, right) = stage(
+        (7, 2.2), 2, left=0.11, right=0.99, bottom=0.14, top=0.94, wspace=0.3
+    )
     names = ["circle", "heart", "star"]
-    left.bar(names, logits[0].tolist(), color="#0072B2")
+    left.bar(range(3), logits[0].tolist(), color="#0072B2")
     left.set(ylabel="logit", ylim=(-2, 10))
-    right.bar(names, (100 * shares).tolist(), color="#E69F00", hatch="//", edgecolor="white")
+    right.bar(range(3), (100 * shares).tolist(), color="#E69F00", hatch="//", edgecolor="white")
     right.set(ylabel="softmax, %", ylim=(0, 100))
+    for ax in (left, right):
+        ax.set_xticks(range(3), labels=names)
     best = [name for name, share in zip(names, shares, strict=True) if share == shares.max()]
     says = f"The network would say <b>{best[0]}</b>"
     if len(best) > 1:

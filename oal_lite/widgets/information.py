@@ -18,6 +18,7 @@ from oal_lite.mutual_information import (
     sample_correlated_gaussians,
 )
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 Protocol = Literal["fitted", "minimised"]
 RHOS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
@@ -120,9 +121,9 @@ def information_panel(trained_tracks: Tracks) -> Panel:
     def render(rho: float, trained: int, n: int) -> tuple[Figure, str]:
         place = tracks[rho, "fitted"].steps.index(trained)
         fitted, minimised = ([tracks[r, p].bounds[place] for r in rhos] for p in get_args(Protocol))
-        figure = Figure(figsize=(10, 3.9))
-        left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.07, right=0.99, bottom=0.15, top=0.9, wspace=0.29)
+        figure, (left, right) = stage(
+            (10, 3.9), 2, left=0.07, right=0.99, bottom=0.15, top=0.9, wspace=0.29
+        )
         curves = {
             "CLUB, q fitted": (fitted, "#D55E00", "^--"),
             f"InfoNCE, N = {n}": (lower[n][:, 0], "#009E73", "s-."),

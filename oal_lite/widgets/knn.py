@@ -28,6 +28,7 @@ from oal_lite.knn_outliers import (
 )
 from oal_lite.plots import COLOURS
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 N_BOUNDARY = 12
 MOST = 5_000  # features, or a move of a slider would take seconds
@@ -127,9 +128,10 @@ def knn_panel(n: int = 200) -> Panel:
             keep=keep, selection=selection,
         )  # fmt: skip
         own = own_distances(k)
-        figure = Figure(figsize=(10, 4.4))
-        axes = figure.subplots(1, 2, width_ratios=[1, 1.1])
-        figure.subplots_adjust(left=0.08, right=0.99, bottom=0.13, top=0.92, wspace=0.2)
+        figure, axes = stage(
+            (10, 4.4), 2, width_ratios=(1, 1.1),
+            left=0.08, right=0.99, bottom=0.13, top=0.92, wspace=0.2,
+        )  # fmt: skip
         _map(axes[0], plane, made)
         _histogram(axes[1], own, made, k)
         return figure, _sentence(features, own, made, k, sigma)

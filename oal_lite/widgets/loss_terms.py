@@ -15,13 +15,13 @@ import ipywidgets
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from oal_lite.arguments import need_count
 from oal_lite.mutual_information import ClubNet
 from oal_lite.terms import Micl, Step, Term
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,20 @@ def draw(pulls: Pulls, weights: Sequence[float], pairings: int):  # noqa: ANN201
     """Bars of lengths and shares, and how the MICL terms fade as pairings are averaged."""
     lengths, parts = shares(pulls.gram[pairings], weights)
     micl = [i for i, name in enumerate(pulls.names) if name.startswith("MICL")]
-    figure = Figure(figsize=(10, 3.2))  # fixed places: a layout engine takes a third of the time
-    left, middle, right = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.2, right=0.99, bottom=0.2, top=0.9, wspace=0.25)
+    figure, (left, middle, right) = stage(
+        (10, 3.2), 3, left=0.2, right=0.99, bottom=0.2, top=0.9, wspace=0.25
+    )
     names = [f"{name} × {w:g}" for name, w in zip(pulls.names, weights, strict=True)]
-    left.barh(names, lengths.numpy(), color="#0072B2")
+    rows = range(len(names))
+    left.barh(rows, lengths.numpy(), color="#0072B2")
     # symmetric logarithm: a MICL pull is often a hundred times shorter than the teacher's
     left.set_xscale("symlog", linthresh=1e-3)
     left.set(xlabel="length of the weighted gradient", xlim=(0, None))
-    middle.barh(names, 100 * parts.numpy(), color="#E69F00", hatch="//", edgecolor="white")
+    left.set_yticks(rows, labels=names)
+    middle.barh(rows, 100 * parts.numpy(), color="#E69F00", hatch="//", edgecolor="white")
     middle.axvline(0, color="0.3", linewidth=0.8)
-    middle.set(xlabel="share of the step, %", yticklabels=[])
+    middle.set_yticks(rows, labels=[])
+    middle.set_xlabel("share of the step, %")
     left.invert_yaxis()
     middle.invert_yaxis()
     counts = sorted(pulls.gram)

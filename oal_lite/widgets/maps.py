@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import ipywidgets
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from oal_lite import plots
 from oal_lite.arguments import need_kind
 from oal_lite.maps import joint_map, knn_purity
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 SAID = {
     "id": "of an ID image {:.0%} are ID themselves (by chance {:.0%})",
@@ -100,12 +100,14 @@ def map_panel(spaces: Mapping[str, Space]) -> Panel:
 
     def render(space: str, k: int):  # noqa: ANN202
         purity = group_purity(spaces[space], k)
-        figure = Figure(figsize=(10, 4))  # fixed places: a layout engine takes half of the time
-        left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-        figure.subplots_adjust(left=0.02, right=0.98, bottom=0.13, top=0.92, wspace=0.37)
+        figure, (left, right) = stage(
+            (10, 4), 2, width_ratios=(1.3, 1),
+            left=0.02, right=0.98, bottom=0.13, top=0.92, wspace=0.37,
+        )  # fmt: skip
         draw_map(spaces[space], ax=left, title=space)
-        names = [plots.LABELS[g] for g in purity]
-        right.barh(names, [100 * p for p in purity.values()], color="#0072B2")
+        rows = range(len(purity))
+        right.barh(rows, [100 * p for p in purity.values()], color="#0072B2")
+        right.set_yticks(rows, labels=[plots.LABELS[g] for g in purity])
         for row, g in enumerate(purity):
             by_chance = [100 * chance[space][g]] * 2
             right.plot(by_chance, [row - 0.4, row + 0.4], color="black", linewidth=2.5)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from html import escape
 
 import ipywidgets
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Render = Callable[..., tuple[Figure | bytes, str]]
@@ -23,8 +24,11 @@ def picture(figure: Figure, *, dpi: int = 72) -> bytes:
     """Draw a figure as PNG and forget it."""
     import matplotlib.pyplot as plt
 
+    if not isinstance(figure.canvas, FigureCanvasAgg):
+        FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.canvas.print_png(buffer)  # savefig would make a new canvas, which measures words anew
     plt.close(figure)
     return buffer.getvalue()
 

@@ -20,6 +20,7 @@ from oal_lite.diffusion_outliers import decode, synthesise, word_embeddings
 from oal_lite.presets import PROMPT
 from oal_lite.scores import energy
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 Settings = tuple[float, float, int, int]  # strength, guidance, steps, seed
 
@@ -86,22 +87,31 @@ def sample_grid(
 
 def draw(grid: dict[Settings, Sample], word: str, class_names: Sequence[str], **at):  # noqa: ANN003, ANN201
     """Channels of one latent, what it decodes to, and the same from the word alone."""
-    import matplotlib.pyplot as plt
-
     sample = grid[at["strength"], at["guidance"], at["steps"], at["seed"]]
     plain = grid[min(k[0] for k in grid), at["guidance"], at["steps"], at["seed"]]
-    figure, axes = plt.subplots(1, len(sample.latent) + 2, figsize=(9.5, 1.9), layout="constrained")
-    for i, (ax, channel) in enumerate(zip(axes, sample.latent, strict=False)):
-        shown = ax.imshow(channel, cmap="cividis", vmin=-3, vmax=3)
+    channels = len(sample.latent)
+    figure, (*of_latent, scale, gap, decoded, by_word) = stage(
+        (9.5, 1.9), channels + 4, width_ratios=(*[1] * channels, 0.06, 0.12, 1, 1),
+        left=0.01, right=0.99, bottom=0.04, top=0.86, wspace=0.1,
+    )  # fmt: skip
+    how = {"cmap": "cividis", "vmin": -3, "vmax": 3}
+    for i, (ax, channel) in enumerate(zip(of_latent, sample.latent, strict=True)):
+        ax.imshow(channel, **how)
         ax.set_title(f"channel {i + 1}", fontsize=10)
-    figure.colorbar(shown, ax=axes[len(sample.latent) - 1], shrink=0.8)
-    for ax, image, title in zip(
-        axes[-2:], (sample.image, plain.image), ("decoded", "from the word"), strict=True
-    ):
+    for ax, image, title in (
+        (decoded, sample.image, "decoded"), (by_word, plain.image, "from the word"),
+    ):  # fmt: skip
         ax.imshow(image.permute(1, 2, 0))
         ax.set_title(title, fontsize=10)
-    for ax in axes:
+    for ax in (*of_latent, decoded, by_word):
         ax.set(xticks=[], yticks=[])
+    # A colour bar of pixels: matplotlib's own is made anew for every picture.
+    scale.imshow(torch.linspace(3, -3, 61)[:, None], extent=(0, 1, -3, 3), aspect="auto", **how)
+    scale.set(xticks=[], yticks=[-2, 0, 2])
+    scale.yaxis.tick_right()
+    scale.tick_params(labelsize=9, pad=1)
+    gap.axis("off")
+    for ax in (*of_latent, scale, decoded, by_word):
         ax.grid(False)
     shares = sample.logits.softmax(0)
     named, of_word = class_names[shares.argmax()], shares[list(class_names).index(word)]

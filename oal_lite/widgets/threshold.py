@@ -18,6 +18,7 @@ from oal_lite.metrics import (
 )
 from oal_lite.plots import COLOURS, STYLES, threshold_of_fpr95
 from oal_lite.widgets.panel import Panel
+from oal_lite.widgets.stage import stage
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def threshold_panel(
 
     def render(threshold: float, positive: Positive) -> tuple[Figure, str]:
         cells = confusion_at(ids, ood, threshold, positive)
-        figure = Figure(figsize=(10, 3.4))
-        axes = figure.subplots(1, 3, width_ratios=[1.5, 1, 0.9])
-        figure.subplots_adjust(left=0.07, right=0.96, bottom=0.17, top=0.86, wspace=0.28)
+        figure, axes = stage(
+            (10, 3.4), 3, width_ratios=(1.5, 1, 0.9),
+            left=0.07, right=0.96, bottom=0.17, top=0.86, wspace=0.28,
+        )  # fmt: skip
         _histograms(axes[0], ids, ood, names, threshold, stars[positive])
         point = cells.rates(positive)
         mark = confusion_at(ids, ood, stars[positive], positive).rates(positive)
