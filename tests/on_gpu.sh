@@ -39,7 +39,7 @@ study() { # seconds, how many seeds, further arguments
 }
 
 finished() { # a seed: are all its arms trained?
-    [ "$(find "$out/runs" -name "*-seed$1-*.json" | wc -l)" -ge "$(echo "$arms" | tr , '\n' | wc -l)" ]
+    [ "$(find "$out/runs" -name "*-seed$1-*.json" 2>/dev/null | wc -l)" -ge "$(echo "$arms" | tr , '\n' | wc -l)" ]
 }
 
 run_study() {
