@@ -51,7 +51,7 @@ run_study() {
     fi
     # All seeds at once fill the GPU; arms begin seed by seed, so what a stop leaves are whole seeds.
     if ! study "${LIMIT:-3600}" 3 "$@"; then
-        for seeds in 2 1; do
+        for seeds in 3 2 1; do
             finished $((seeds - 1)) && study 120 "$seeds" "$@" --workers 1 && break
         done
     fi
