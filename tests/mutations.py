@@ -347,6 +347,12 @@ FAULTS = [
     Fault("a failed batch left out", "batches.py", "batch_size = size // 2", "batch_size, done = size // 2, part.stop",
           "test_batches"),
     # costs and pictures
+    Fault("a panel keeps the bars of its last picture", "widgets/stage.py", "list(ax.containers)", "[]",
+          "test_widgets_mutations"),
+    Fault("a panel keeps the limits of its last picture", "widgets/stage.py", "ax.dataLim = Bbox.null()", "pass",
+          "test_widgets_mutations"),
+    Fault("a panel keeps its last picture's legend", "widgets/stage.py", "if ax.get_legend() is not None:", "if False:",
+          "test_widgets_mutations"),
     Fault("a plan of NaN costs NaN", "costs.py", "need_number(**numbers)", "pass", "test_bad_input_more"),
     Fault("guidance is free", "costs.py", "plan.steps * 2 *", "plan.steps *", "test_costs"),
     Fault("an interval at its ends", "plots.py", "[[mean - low], [high - mean]]", "[[low], [high]]", "test_plots"),
