@@ -6,7 +6,8 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 
-from oal_lite.widgets import Panel
+from oal_lite.widgets import Panel, stage
+from oal_lite.widgets.panel import picture
 
 
 def draw(height, colour):
@@ -97,3 +98,30 @@ def test_check_stands_on_the_steps_of_a_slider():
     )  # fmt: skip
     panel.check()
     assert seen == [100, 10, 150, 300]
+
+
+def test_nothing_of_the_last_picture_is_left_on_a_stage():
+    def crowded(ax):
+        ax.bar(range(3), [1e3, 2e4, 5e5], label="bars")
+        ax.plot([-9, 9], [1, 9], label="a line")
+        ax.scatter([20], [3])
+        ax.imshow([[0, 1]], aspect="auto")
+        ax.text(0, 0, "words")
+        ax.set(yscale="log", title="a title", xlabel="x", ylabel="y", xlim=(30, 0))
+        ax.set_xticks([1, 2], labels=["one", "two"])
+        ax.legend()
+
+    def plain(ax):
+        ax.bar([0.2, 0.4], [0.1, 0.3])
+
+    def drawn(*steps):
+        stage._made.clear()
+        for step in steps:
+            figure, (ax,) = stage.stage((3, 2), 1, left=0.2)
+            step(ax)
+            png = picture(figure)
+        return png, ax
+
+    png, ax = drawn(crowded, plain)
+    assert png == drawn(plain)[0]
+    assert len(ax.containers) == 1  # else they would grow with every move

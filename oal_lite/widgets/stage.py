@@ -9,7 +9,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 _made: dict[tuple, tuple[dict, Figure, list[Axes]]] = {}
 
@@ -52,7 +51,6 @@ def _wipe(ax: Axes) -> None:
     if ax.get_legend() is not None:
         ax.get_legend().remove()
     ax.set(xscale="linear", yscale="linear", xlabel="", ylabel="", title="")
-    ax.dataLim = Bbox.null()
     ax.ignore_existing_data_limits = True
     ax.set_xlim(0, 1, auto=True)  # autoscale() would look for data where there is only text
     ax.set_ylim(0, 1, auto=True)

@@ -6,6 +6,7 @@ import pytest
 
 from oal_lite.materials import Materials
 from oal_lite.presets import get_preset
+from oal_lite.recipes import get_arm
 from oal_lite.study import train_one
 
 
@@ -28,7 +29,8 @@ def materials(tmp_path_factory):
 )
 def bench_epoch(on_cpu, keep_ratio, materials, pictures, latents):
     def epoch(arm):
-        materials.forget_checkpoint(arm)  # it would go on after the end
+        recipe = get_arm(arm, materials.preset)
+        materials.forget_checkpoint(arm, recipe)  # it would go on after the end
         return train_one(arm, materials, device="cpu")
 
     keep_ratio(
