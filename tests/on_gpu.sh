@@ -24,10 +24,10 @@ step() { # name, command: its output goes to OUT/name.log
     shift
     echo "$(date +%T) $name"
     "$@" >"$out/$name.log" 2>&1 || { failed=1; echo "  failed: see $out/$name.log"; false; }
-    done=$?
+    status=$?
     (cd "$out" && find . \( -name '*.json' -o -name '*.log' \) ! -path './mps/*' |
         tar -czf .kept -T - && mv .kept kept.tar.gz)
-    return $done
+    return $status
 }
 
 study() { # seconds, how many seeds, further arguments
@@ -38,8 +38,12 @@ study() { # seconds, how many seeds, further arguments
         --seeds "$seeds" --arms "$arms" --runs "$out/runs" --out "$out" "$@"
 }
 
-finished() { # a seed: are all its arms trained?
-    [ "$(find "$out/runs" -name "*-seed$1-*.json" 2>/dev/null | wc -l)" -ge "$(echo "$arms" | tr , '\n' | wc -l)" ]
+finished() { # how many seeds: are all arms of each of them trained?
+    wanted_records=$(echo "$arms" | tr , '\n' | wc -l)
+    for seed in $(seq 0 $(($1 - 1))); do
+        found=$(find "$out/runs" -name "*-seed$seed-*.json" 2>/dev/null | wc -l)
+        [ "$found" -ge "$wanted_records" ] || return 1
+    done
 }
 
 run_study() {
@@ -52,7 +56,7 @@ run_study() {
     # All seeds at once fill the GPU; arms begin seed by seed, so what a stop leaves are whole seeds.
     if ! study "${LIMIT:-3600}" 3 "$@"; then
         for seeds in 3 2 1; do
-            finished $((seeds - 1)) && study 120 "$seeds" "$@" --workers 1 && break
+            finished $seeds && study 120 "$seeds" "$@" --workers 1 && break
         done
     fi
     if command -v nvidia-cuda-mps-control >/dev/null; then
