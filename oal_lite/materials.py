@@ -260,7 +260,7 @@ class Materials:
             # arms of other lengths set out from it, too; no image but the batch's comes in here
             preset=replace(self.preset, train=replace(settings, own_batch=True)),
         )  # fmt: skip
-        self.forget_checkpoint("start")
+        self.forget_checkpoint("start", None)
         return start
 
     def checkpoint(self, what: str, arm: Arm | None = None) -> Path | None:
@@ -276,8 +276,8 @@ class Materials:
             what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
         return run_path(self.runs, self.preset, what, self.seed, "safetensors")
 
-    def forget_checkpoint(self, what: str, arm: Arm | None = None) -> None:
-        """Delete that state, once the training's results are kept."""
+    def forget_checkpoint(self, what: str, arm: Arm | None) -> None:
+        """Delete that state, once the results are kept; the common start's belongs to no arm."""
         if path := self.checkpoint(what, arm):
             path.unlink(missing_ok=True)
 

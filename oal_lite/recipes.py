@@ -203,7 +203,8 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
     """
     plain, *changes = name.split("+") if isinstance(name, str) else [name]
     if not isinstance(name, str) or plain not in ARMS:
-        raise ValueError(f"unknown arm {plain!r}; choose from {', '.join(ARMS)}")
+        hint = "; several answers are joined by -, as answers=halves-id" if plain in ANSWERS else ""
+        raise ValueError(f"unknown arm {plain!r}; choose from {', '.join(ARMS)}{hint}")
     arm = ARMS[plain]
     if preset is not None:
         check_preset(preset)

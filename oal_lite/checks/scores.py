@@ -9,10 +9,12 @@ from oal_lite.checks.answers import compare, exercise
 from oal_lite.metrics import detection_metrics
 
 LOGITS = [[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [5.0, 5.0, -5.0], [-3.0, -2.0, -1.0]]
-# Two small cases; the first has ties between the sets, the second more OOD than ID images.
+# Small cases. The first has ties between the sets. Of 40 OOD images 38 are 95 %, of 12 only all
+# are, and ID scores lie at every threshold that one might read FPR95 at instead.
 CASES = (
     ([-3.0, -2.0, -2.0, -1.0, -0.5], [-2.0, -1.0, -0.7, 0.0, 1.0]),
-    ([0.0, 1.0, 5.0, 6.0], [float(i) for i in range(3, 43)]),
+    ([3.0, 4.0, 5.0, 6.0], [float(i) for i in range(3, 43)]),
+    ([0.0, 1.0, 2.0, 3.0], [float(i) for i in range(1, 13)]),
 )
 
 
@@ -63,18 +65,30 @@ def check_auroc(auroc: Callable) -> str:
 def check_fpr95(fpr95: Callable) -> str:
     """`fpr95(id_scores, ood_scores)` is the ID share called OOD where 95 % of OOD are found."""
     for ids, ood in CASES:
+        truth, n = detection_metrics(ids, ood).fpr95, len(ood)
         compare(
-            fpr95(torch.tensor(ids), torch.tensor(ood)), detection_metrics(ids, ood).fpr95, "fpr95",
+            fpr95(torch.tensor(ids), torch.tensor(ood)), truth, "fpr95",
             slips={
                 "ID is your positive class; find 95 % of the OOD images instead.":
                     detection_metrics(ids, ood, "id").fpr95,
                 "you give the share of ID images that are called ID, so one minus the answer.":
-                    1 - detection_metrics(ids, ood).fpr95,
+                    1 - truth,
+                f"your threshold finds one OOD image too many; of {n}, {-(-95 * n // 100)} are "
+                "enough.": _false_alarms(ids, ood, 95 * n // 100 + 1),
+                "your threshold finds every OOD image; the first that finds 95 % is meant.":
+                    _false_alarms(ids, ood, n),
+                f"your threshold finds only {round(0.95 * n)} of {n} OOD images, less than 95 %.":
+                    _false_alarms(ids, ood, round(0.95 * n)),
                 "the threshold must be the FIRST that finds at least 95 %, at an OOD score; and "
                 "a score that equals it is called OOD.": _strict_fpr95(ids, ood),
             },
         )  # fmt: skip
     return "Right: the first threshold with at least 95 % of OOD found, equal scores included."
+
+
+def _false_alarms(ids: list[float], ood: list[float], found: int) -> float:
+    """Share of the ID images called OOD where so many OOD images are found."""
+    return sum(s >= sorted(ood)[len(ood) - found] for s in ids) / len(ids)
 
 
 def _strict_fpr95(ids: list[float], ood: list[float]) -> float:
