@@ -6,12 +6,14 @@ Each function takes arguments by name, so the sentence can name them:
 """
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def need_whole(**values: object) -> None:
@@ -25,6 +27,8 @@ def need_whole(**values: object) -> None:
             raise ValueError(
                 f"{name}={_short(value)}; expected a whole number below 2**63, such as 2"
             )
+        if not isinstance(value, int | np.int64):  # NumPy's others overflow where they are added
+            raise ValueError(f"{name} is a {type(value).__name__}; make an int of it")
 
 
 def need_count(**values: object) -> None:
@@ -46,7 +50,8 @@ def need_number(**values: object) -> None:
         ValueError: naming the first.
     """
     for name, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not _finite(value):
+        known = isinstance(value, int | float | np.number) and not isinstance(value, np.longdouble)
+        if not known or isinstance(value, bool | np.complexfloating) or not _finite(value):
             raise ValueError(f"{name}={_short(value)}; expected a finite number, such as 0.5")
 
 
@@ -86,6 +91,11 @@ def need_tensor(**values: object) -> None:
                 f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor makes one "
                 "of an array or a list"
             )
+        if value.layout != torch.strided or value.is_nested or value.is_quantized:
+            raise ValueError(
+                f"{name} is a {_kind(value)} tensor; expected a plain one, whose numbers lie in "
+                "memory one by one: .to_dense(), .dequantize()"
+            )
 
 
 def need_floats(**values: object) -> None:
@@ -96,7 +106,7 @@ def need_floats(**values: object) -> None:
     """
     need_tensor(**values)
     for name, value in values.items():
-        if not value.is_floating_point():
+        if value.dtype not in FLOATS:
             raise ValueError(f"{name} are of type {value.dtype}: convert them by .float().")
 
 
@@ -182,7 +192,14 @@ def finite_loss(value: Tensor, name: str) -> Tensor:
     return value
 
 
-def _finite(value: Real) -> bool:
+def _kind(value: Tensor) -> str:
+    """What keeps a tensor from being a plain one."""
+    if value.is_nested:
+        return "nested"
+    return "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+
+
+def _finite(value: float) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer of more than three hundred digits

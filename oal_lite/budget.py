@@ -13,7 +13,7 @@ import torch
 from oal_lite import openood, weights
 from oal_lite.arguments import need_count
 from oal_lite.costs import COUNTED
-from oal_lite.presets import TINY, Preset
+from oal_lite.presets import TINY, Preset, check_preset
 from oal_lite.recipes import Arm, get_arm, needed_models
 from oal_lite.students import ResNet18
 
@@ -179,8 +179,7 @@ def steps(preset: Preset, arms: list[str], seeds: int) -> int:
 
 
 def _check(preset: Preset, arms: list[str], seeds: int) -> None:
-    if not isinstance(preset, Preset):
-        raise ValueError(f"preset {preset!r}; expected a Preset, as get_preset('cifar10')")
+    check_preset(preset)
     if isinstance(arms, str) or not isinstance(arms, Sequence) or not arms:
         raise ValueError(f"arms={arms!r}; expected one or more names, as ['ce', 'kd']")
     for arm in arms:
@@ -190,6 +189,8 @@ def _check(preset: Preset, arms: list[str], seeds: int) -> None:
 
 def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
     if preset.benchmark not in openood.LAYOUTS:
+        if data_root is not None:
+            raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")
         return [f"Images: {preset.benchmark}, rendered on the fly; nothing is read or downloaded."]
     if data_root is None:
         return ["Images: no --data-root given; this program downloads no images. See OpenOOD v1.5."]

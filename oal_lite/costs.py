@@ -4,6 +4,7 @@ One multiply-add counts as 2 FLOP. The counts are of the modules themselves, for
 ResNet-18 and ViT-B/16 at 224 px, UNet, encoder and decoder of Stable Diffusion v1 at 512 px.
 """
 
+import math
 from dataclasses import dataclass
 
 from oal_lite.arguments import need_number
@@ -57,13 +58,18 @@ def cost(plan: Plan) -> dict[str, float]:
     for name, value in numbers.items():
         if value < 0:
             raise ValueError(f"{name}={value}; expected a number of at least 0")
+    if not isinstance(plan.decode, bool):
+        raise ValueError(f"decode={plan.decode!r:.80}; expected True or False")
     looks = plan.n_views or plan.epochs
-    return {
+    flop = {
         "teacher": plan.n_train * looks * COUNTED["ViT-B/16, one image"],
         "student": plan.n_train * plan.epochs * COUNTED["ResNet-18, one image, with its gradient"],
         "diffusion": plan.n_latents * plan.steps * 2 * COUNTED["UNet, one sample, one step"],
         "decoding": plan.n_latents * plan.decode * COUNTED["decoder, one latent"],
     }
+    if not all(map(math.isfinite, flop.values())):
+        raise ValueError(f"{plan}: more FLOP than a number holds; lower what is large")
+    return flop
 
 
 def hours(plan: Plan, tera_per_second: float) -> float:

@@ -27,12 +27,23 @@ from torch import Tensor
 
 def launched() -> int:
     """How many processes `accelerate launch` has started together; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _of_launch("WORLD_SIZE", 1, least=1)
 
 
 def is_first() -> bool:
     """Whether this is the one that writes files and speaks."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return _of_launch("RANK", 0, least=0) == 0
+
+
+def _of_launch(name: str, default: int, *, least: int) -> int:
+    """A number that `accelerate launch` gives its processes."""
+    text = os.environ.get(name, str(default))
+    if not (text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise ValueError(
+            f"{name}={text!r}; expected a whole number of at least {least}: unset it, or start "
+            "with accelerate launch"
+        )
+    return int(text)
 
 
 def meet(*, cpu: bool) -> None:

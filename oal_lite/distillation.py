@@ -18,6 +18,7 @@ from oal_lite.arguments import (
     need_count,
     need_finite,
     need_floats,
+    need_kind,
     need_number,
     need_tensor,
     need_whole,
@@ -225,6 +226,30 @@ def hedged(
     return torch.logaddexp(sure, unsure.expand_as(sure))
 
 
+def _bank(known: TeacherOutputs) -> Float[Tensor, "m d"]:
+    """The features that a distance is measured to."""
+    need_kind(TeacherOutputs, "what the teacher says of ID images", known=known)
+    need_floats(**{"features of known": known.features})
+    if known.features.ndim != 2 or not len(known.features):
+        raise ValueError(
+            f"features of known have shape {tuple(known.features.shape)}; expected a row for each "
+            "of one or more ID images"
+        )
+    need_finite(**{"features of known": known.features})
+    return known.features
+
+
+def _beside(said: TeacherOutputs, width: int) -> Float[Tensor, "n d"]:
+    """The features whose distance is asked for, in single precision."""
+    if said.features.shape[-1] != width:
+        raise ValueError(
+            f"features of {said.features.shape[-1]} numbers, and {width} in those of the ID "
+            "images; take both from one teacher"
+        )
+    need_finite(**{"the teacher's features": said.features})
+    return said.features.float()
+
+
 class TeacherDistance(nn.Module):
     """Mahalanobis distance of teacher features to the nearest class mean, fitted once.
 
@@ -242,7 +267,7 @@ class TeacherDistance(nn.Module):
 
     def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"]) -> None:
         super().__init__()
-        bank = known.features
+        bank = _bank(known)
         centre = bank.double().mean(dim=0)  # taken off first, for the digits of single precision
         whiten, means = class_gaussians(bank.double() - centre, labels)
         for name, value in {"centre": centre, "whiten": whiten, "means": means}.items():
@@ -250,9 +275,8 @@ class TeacherDistance(nn.Module):
 
     def forward(self, said: TeacherOutputs) -> Float[Tensor, " n"]:
         """Distances, high = OOD."""
-        return torch.cdist((said.features.float() - self.centre) @ self.whiten, self.means).amin(
-            dim=1
-        )
+        features = _beside(said, len(self.centre))
+        return torch.cdist((features - self.centre) @ self.whiten, self.means).amin(dim=1)
 
 
 class TeacherNeighbours(nn.Module):
@@ -272,14 +296,14 @@ class TeacherNeighbours(nn.Module):
 
     def __init__(self, known: TeacherOutputs, labels: Int[Tensor, " m"], k: int = 50) -> None:
         super().__init__()
-        bank = known.features
+        bank = _bank(known)
         need_count(k=k)
         self.k = min(k, len(bank))
         self.register_buffer("bank", F.normalize(bank.float(), dim=1), persistent=False)
 
     def forward(self, said: TeacherOutputs) -> Float[Tensor, " n"]:
         """Distances in [0, 2], high = OOD."""
-        cosines = F.normalize(said.features.float(), dim=1) @ self.bank.T
+        cosines = F.normalize(_beside(said, self.bank.shape[1]), dim=1) @ self.bank.T
         kth = cosines.topk(self.k, dim=1).values[:, -1]
         return (2 - 2 * kth).clamp_min(0).sqrt()
 

@@ -23,6 +23,10 @@ CHECKSUM = "sha256"  # its key in a record, and in the header of a file of tenso
 FORGOTTEN = 3600  # seconds after which a temporary file belongs to nobody who still lives
 
 
+class CannotWrite(OSError):
+    """What could not be written, why, and the way out."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename: all of it or nothing.
 
@@ -34,36 +38,73 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: if the file cannot be written (a full disk, for example), with the way out.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = real_path(path) if Path(path).is_symlink() else Path(path)
     make_folder(path.parent)
     if _no_plain_file(path):
-        raise OSError(f"cannot write {path}: it is no plain file; choose another name")
+        raise CannotWrite(f"cannot write {path}: it is no plain file; choose another name")
     _sweep(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{_hidden(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        write(temporary)
-        with suppress(FileNotFoundError):  # the first of its name
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise OSError(
-            f"cannot write {path} ({reason}); make room, or choose another folder"
-        ) from None
+        with _telling(path):
+            write(temporary)
+            with suppress(FileNotFoundError):  # the first of its name
+                shutil.copymode(path, temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Say of an error in here what could not be written, and the way out."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise CannotWrite(
+            f"cannot write {path} ({reason}); make room, or choose another folder"
+        ) from None
+
+
+def real_path(path: Path) -> Path:
+    """Where a link leads to.
+
+    Raises:
+        OSError: if it leads in a circle.
+    """
+    with suppress(OSError, RuntimeError):  # what Python 3.11 and 3.12 say of a circle
+        real = path.resolve()
+        if not real.is_symlink():  # later ones hand the link back
+            return real
+    raise OSError(f"{path} is a link that leads to itself; delete it")
+
+
+def _hidden(path: Path) -> str:
+    """How the names of this path's temporary files begin; a file's name has 255 bytes at most."""
+    return f".{path.name.encode()[:150].decode(errors='ignore')}."
 
 
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary folder, then move its files into `folder`, each of them whole.
 
     Files that are there under other names stay. For models, which libraries save as folders.
+
+    Raises:
+        OSError: if it cannot be written, before a file of it has moved, with the way out.
     """
     with temporary_folder(folder) as temporary:
         write(temporary)
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-            place = folder / file.relative_to(temporary)
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        places = [folder / file.relative_to(temporary) for file in files]
+        for place in places:
             make_folder(place.parent)
+            if _no_plain_file(place):
+                raise CannotWrite(
+                    f"cannot write {place}: it is no plain file; choose another folder"
+                )
+        for file, place in zip(files, places, strict=True):
             os.replace(file, place)
 
 
@@ -72,10 +113,16 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder within `folder` while this context is open.
 
     What a killed process left behind under such a name is deleted by a later call.
+
+    Raises:
+        OSError: for an error of writing within the context, with the way out.
     """
     make_folder(folder)
     sweep_folders(folder.glob(".folder-*.tmp"))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".folder-", suffix=".tmp") as temporary:
+    with (
+        _telling(folder),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".folder-", suffix=".tmp") as temporary,
+    ):
         yield Path(temporary)
 
 
@@ -103,7 +150,7 @@ def _no_plain_file(path: Path) -> bool:
 def _sweep(path: Path) -> None:
     """Delete temporary files of this path that were left long ago by a process that was killed."""
     for left in path.parent.glob(".*.tmp"):
-        if left.name.startswith(f".{path.name}.") and _forgotten(left):
+        if left.name.startswith(_hidden(path)) and _forgotten(left):
             with suppress(OSError):  # another process was faster
                 left.unlink()
 
@@ -125,9 +172,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise OSError(f"cannot write into {folder} ({reason}); choose another folder") from None
+        raise CannotWrite(f"cannot write into {folder} ({reason}); choose another folder") from None
     if not os.access(folder, os.W_OK):
-        raise OSError(f"cannot write into {folder} (no permission); choose another folder")
+        raise CannotWrite(f"cannot write into {folder} (no permission); choose another folder")
 
 
 @contextmanager
@@ -155,8 +202,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_record(path: Path, record: Mapping) -> None:
-    """Write a JSON object, with a checksum of its content among its keys."""
-    text = json.dumps({**record, CHECKSUM: _checksum_of(record)}, indent=1)
+    """Write a JSON object, with a checksum of its content among its keys.
+
+    Raises:
+        ValueError: if it holds NaN, infinity or what JSON does not know.
+    """
+    try:
+        text = json.dumps({**record, CHECKSUM: _checksum_of(record)}, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the record cannot be kept ({error}); expected finite numbers and words"
+        ) from None
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 

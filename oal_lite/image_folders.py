@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oal_lite.arguments import need_count, need_number, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
+from oal_lite.files import real_path
 from oal_lite.images import ImageFile, read_images
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -74,7 +75,7 @@ def _need_apart(sets: Mapping[str, list[ImageFile]]) -> None:
 
 
 def _real(path: Path, folder: Path) -> Path:
-    return path.resolve() if path.is_symlink() else folder / path.name
+    return real_path(path) if path.is_symlink() else folder / path.name
 
 
 def _files(folder: Path) -> list[ImageFile]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy import integrate, stats
 from torch import Tensor
 
-from oal_lite.arguments import need_number, need_whole
+from oal_lite.arguments import need_number, need_tensor, need_whole
 
 Numbers = Tensor | np.ndarray | Sequence
 Positive = Literal["ood", "id"]
@@ -373,6 +373,7 @@ def as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
         ValueError: that says what is wrong with them.
     """
     if isinstance(values, Tensor):
+        need_tensor(**{name: values})
         if values.is_complex():
             raise ValueError(f"{name} are of type {values.dtype}: pass real numbers.")
         values = values.detach().cpu().double().numpy()

@@ -200,12 +200,15 @@ def main(paths: list[str]) -> int:
 def _renew(path: Path) -> None:
     import nbformat
 
-    wrong = (AttributeError, IndexError, KeyError, OSError, RecursionError, ValueError)
+    wrong = (AttributeError, IndexError, KeyError, OSError, RecursionError, TypeError, ValueError)
     try:
-        notebook = tidy(nbformat.read(path, as_version=4))
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)  # reading only warns of what does not fit
+        notebook = tidy(notebook)
     except (*wrong, nbformat.ValidationError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} cannot be read as a notebook ({type(error).__name__}: {error})"
+            f"{path} cannot be read as a notebook ({type(error).__name__}: {reason})"
         ) from None
     if path.resolve().parent.name == "notebooks":
         equip(notebook, f"notebooks/{path.name}")

@@ -196,6 +196,8 @@ def load(
     validation = f"val_{layout.validation}"
     missing = tuple(s for s in (*layout.near, *layout.far) if s not in near and s not in far)
     missing += () if validation in ood else (validation,)
+    if not isinstance(embedded_far, bool):
+        raise ValueError(f"embedded_far={embedded_far!r:.80}; expected True or False")
     if embedded_far and not far and layout.crop == 32:
         far = far_sets(n_ood or N_EMBEDDED, seed)
     if missing:

@@ -17,6 +17,7 @@ from oal_lite.metrics import (
     Numbers,
     PairedTest,
     Positive,
+    as_vector,
     check_positive,
     detection_metrics,
     roc_points,
@@ -146,7 +147,8 @@ def threshold_of_fpr95(id_scores: Numbers, ood_scores: Numbers, positive: Positi
     if positive == "ood":
         _, tpr, thresholds = roc_points(id_scores, ood_scores)
         return float(thresholds[(tpr >= 0.95).argmax()])
-    return -threshold_of_fpr95(-np.asarray(ood_scores), -np.asarray(id_scores), "ood")
+    ids, ood = as_vector(id_scores, "id_scores"), as_vector(ood_scores, "ood_scores")
+    return -threshold_of_fpr95(-ood, -ids, "ood")
 
 
 def score_histograms(

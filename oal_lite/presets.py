@@ -7,9 +7,9 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 ASSETS = Path(__file__).parent / "assets"
 TINY = "tiny"  # in a model's place: one with random weights, made on the fly (`tiny_models`)
@@ -263,6 +263,29 @@ def check_preset(preset: Preset) -> None:
     if not isinstance(preset, Preset):
         raise ValueError(f"preset {preset!r:.80}; expected a Preset, as get_preset('shapes')")
     check_name(preset.name, "preset")
+    kinds = {"knn": KnnSettings, "diffusion": DiffusionSettings, "train": TrainSettings,
+             "weights": LossWeights, "benchmark": str, "teacher": str | PurePath,
+             "pipeline": str | PurePath, "benchmark_sizes": Mapping, "pretrain": str | None,
+             "embedded_far": bool, "download": bool, "held_out": tuple}  # fmt: skip
+    for name, kind in kinds.items():
+        value = getattr(preset, name)
+        if not isinstance(value, kind):
+            wanted = getattr(kind, "__name__", kind)
+            raise ValueError(
+                f"preset {preset.name}: {name}={value!r:.80}; expected {wanted}, as in "
+                "get_preset('shapes')"
+            )
+    for name in ("teacher", "pipeline"):
+        parts = [len(part.encode()) for part in PurePath(getattr(preset, name)).parts]
+        if sum(parts) > 4000 or max(parts, default=0) > 255:
+            raise ValueError(
+                f"{name} {str(getattr(preset, name))[:60]!r}... is a name too long for a folder"
+            )
+    if type(preset.n_per_class) is not int or preset.n_per_class < 1:
+        raise ValueError(
+            f"preset {preset.name}: n_per_class={preset.n_per_class!r:.80}; expected a whole "
+            "number of at least 1"
+        )
 
 
 def check_name(name: str, of: str) -> None:

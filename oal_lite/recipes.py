@@ -208,6 +208,11 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
     arm = ARMS[plain]
     if preset is not None:
         check_preset(preset)
+        if preset.distance not in tuple(DISTANCES):
+            raise ValueError(
+                f"preset {preset.name}: distance={preset.distance!r:.80}; choose one of "
+                f"{', '.join(DISTANCES)}"
+            )
         arm = replace(arm, distance=arm.distance and preset.distance)
     for change in changes:
         key, _, text = change.partition("=")
@@ -476,9 +481,15 @@ def check_arm(arm: Arm) -> None:
         )
     if arm.distance not in (None, *DISTANCES):
         raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
+    if not isinstance(arm.distil, bool):
+        raise ValueError(f"distil={arm.distil!r:.80}; expected True or False")
     if not isinstance(arm.answers, tuple) or any(kind not in ANSWERS for kind in arm.answers):
         raise ValueError(
             f"answers {arm.answers!r:.80}: expected a tuple of {', '.join(ANSWERS)}, as ('halves',)"
+        )
+    if len(set(arm.answers)) < len(arm.answers):
+        raise ValueError(
+            f"answers {arm.answers!r:.80}: one kind stands there twice; name each once"
         )
     need_whole(hedge=arm.hedge)
     if arm.hedge < 0 or (arm.hedge and not (arm.answers and arm.distance)):

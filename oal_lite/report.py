@@ -9,11 +9,12 @@ import torch
 
 from oal_lite.arguments import need_whole
 from oal_lite.claims import differences, in_points
-from oal_lite.files import locked, write_atomically
+from oal_lite.files import locked, real_path, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import mean_interval
 from oal_lite.presets import WITHOUT
 from oal_lite.recipes import Arm
+from oal_lite.run_files import RECORD
 from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
@@ -59,8 +60,8 @@ OWN_SCORE = {f"{group} AUROC, own score": _auroc(group, own_score) for group in 
 ENTROPY = {f"{group} AUROC, entropy": _auroc(group, lambda _: "entropy") for group in GROUPS}
 
 
-def need_runs(results: Sequence[Run], *, least: int = 1) -> None:
-    """Refuse what are no runs, and fewer than so many.
+def need_runs(results: Sequence[Run], *, least: int = 1, keys: Sequence[str] = ()) -> None:
+    """Refuse what are no runs, fewer than so many, one given twice, and records without a key.
 
     Raises:
         ValueError: with the way to get some.
@@ -74,6 +75,18 @@ def need_runs(results: Sequence[Run], *, least: int = 1) -> None:
             raise ValueError(
                 f"results hold a {type(r).__name__}; expected Runs, as study.run gives"
             )
+    for r in results:
+        if lacking := [k for k in keys if k not in r.record]:
+            raise ValueError(
+                f"a run's record lacks {', '.join(lacking)}: another version made it; train it anew"
+            )
+    found = set()
+    for r in results:  # as far as they say what they are
+        arm, seed, preset = (r.record.get(k) for k in ("arm", "seed", "preset"))
+        name = str((arm, seed, held_out_of(r.record) if preset else ()))
+        if name in found:
+            raise ValueError(f"results hold the run of {arm}, seed {seed}, twice; give each once")
+        found.add(name)
     if len(results) < least:
         raise ValueError("there are no results, so no table; expected Runs, as study.run gives")
 
@@ -84,7 +97,7 @@ def by_arm(results: Sequence[Run]) -> dict[str, list[Run]]:
     Raises:
         ValueError: for what are no runs.
     """
-    need_runs(results, least=0)
+    need_runs(results, least=0, keys=("arm", "seed"))
     groups: dict[str, list[Run]] = {}
     for r in results:
         groups.setdefault(r.record["arm"], []).append(r)
@@ -178,7 +191,7 @@ def caption(results: Sequence[Run]) -> str:
     Raises:
         ValueError: for no run.
     """
-    need_runs(results)
+    need_runs(results, keys=("seed", "preset"))
     seeds = sorted({r.record["seed"] for r in results})
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"].split(WITHOUT)[0]
@@ -204,7 +217,7 @@ def summary(
     Machine and day are those of the trainings, the last day of several. `more` are columns whose
     values are kept, and not shown.
     """
-    need_runs(results)
+    need_runs(results, keys=RECORD)
     made = [r.record["made"] for r in results]
     return {
         "made": max(m["date"] for m in made),
@@ -306,7 +319,8 @@ def read_study(path: Path) -> dict:
     """
     path = Path(path)
     try:
-        study = json.loads(path.read_text()) if path.exists() else {}
+        there = path.exists() or (path.is_symlink() and real_path(path).exists())
+        study = json.loads(path.read_text()) if there else {}
         if not isinstance(study, dict):
             raise ValueError(f"it holds a {type(study).__name__}")
         for part in PARTS:
@@ -314,7 +328,8 @@ def read_study(path: Path) -> dict:
                 raise ValueError(f"its {part} are a {type(study[part]).__name__}")
         for section in [study, *(s for part in PARTS for s in study.get(part, {}).values())]:
             _check_table(section.get("table", {}))
-    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, ArithmeticError, OSError, RecursionError, TypeError,
+            ValueError) as error:  # fmt: skip
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     return study
 
@@ -350,7 +365,7 @@ def cost(runs: Sequence[Run]) -> dict[str, float]:
     Raises:
         ValueError: for no run.
     """
-    need_runs(runs)
+    need_runs(runs, keys=("seconds",))
     stages: dict[str, list[float]] = {}
     for r in runs:
         for stage, seconds in r.record["seconds"].items():

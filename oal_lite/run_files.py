@@ -16,7 +16,10 @@ from oal_lite.files import sha256_of
 from oal_lite.presets import Preset
 
 # What a record must have.
-RECORD = ("arm", "seed", "preset", "code", "made", "id_accuracy", "metrics")
+RECORD = (
+    "arm", "recipe", "seed", "preset", "code", "made", "id_accuracy", "metrics", "history",
+    "seconds",
+)  # fmt: skip
 # What shows, or only chooses among runs, cannot change one.
 SHOWING = (
     "__main__.py", "ablations.py", "budget.py", "claims.py", "command.py", "contrastive_bounds.py",

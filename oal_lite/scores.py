@@ -132,7 +132,7 @@ def knn(
         )
     bank = _unit(bank, "bank")
     distances = []
-    for queries in _unit(features, "features").split(chunk_size):
+    for queries in _unit(features, "features").split(int(chunk_size)):
         # On the sphere the nearest have the largest cosine, so one matrix product finds them.
         # The distance is then measured anew: sqrt(2 - 2 cos) has no digits left near 0.
         neighbours = (queries @ bank.T).topk(k, dim=1).indices[:, -1]

@@ -305,6 +305,8 @@ def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, 
     if isinstance(arms, str) or not isinstance(arms, Sequence | Mapping):
         raise ValueError(f"arms={arms!r}; expected several names, as ['ce', 'kd'], or Arms by name")
     if not isinstance(arms, Mapping):
+        if twice := [name for i, name in enumerate(arms) if name in arms[:i]]:
+            raise ValueError(f"arm {twice[0]!r} is named twice; name each once")
         arms = {name: get_arm(name, preset) for name in arms}
     for label, arm in arms.items():
         if not isinstance(arm, Arm) or not isinstance(label, str):

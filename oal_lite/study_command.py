@@ -213,6 +213,8 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
         sections = [("arms", "What is each arm worth?", BASELINES, plain)]
     else:
         names = command.words(arguments.ablation)
+        if not names:
+            raise ValueError("--ablation names no ablation; 'list' lists them")
         names = list(ablations.ABLATIONS) if names == ["all"] else names
         chosen = [(name, ablations.get_ablation(name)) for name in names]
         sections = [

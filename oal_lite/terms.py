@@ -1,5 +1,6 @@
 """Loss terms: the named summands from which `recipes` puts every training arm together."""
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from oal_lite.arguments import finite_loss, need_integers, need_kind, need_number
 from oal_lite.distillation import (
     DISTANCES,
     FeatureAdapter,
@@ -45,6 +47,23 @@ class Step:
         return self.extra[name][0]
 
 
+def _need_rows(**parts: Sized) -> None:
+    """Refuse parts of a term that are empty, or of different lengths."""
+    lengths = {name: len(part) for name, part in parts.items()}
+    if min(lengths.values()) < 1 or len(set(lengths.values())) > 1:
+        found = " and ".join(f"{n} {name}" for name, n in lengths.items())
+        raise ValueError(f"{found}; expected at least one, and as many of each")
+
+
+def _need_labelled(**parts: Tensor) -> None:
+    """Refuse rows without a label each, and labels that are no classes."""
+    _need_rows(**parts)
+    name, labels = [*parts.items()][-1]
+    need_integers(**{name: labels})
+    if labels.min() < 0:
+        raise ValueError(f"{name} hold {labels.min().item()}; expected classes, from 0 on")
+
+
 class Term(nn.Module):
     """One named summand of the loss.
 
@@ -57,7 +76,10 @@ class Term(nn.Module):
 
     def __init__(self, name: str, weight: float):
         super().__init__()
-        self.name, self.weight = name, weight
+        need_number(**{f"weight of {name!r}": weight})
+        if weight < 0:
+            raise ValueError(f"weight of {name!r} is {weight}; losses are made small: 0 or more")
+        self.name, self.weight = name, float(weight)
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"] | None:
         """Images that the student shall see beside the batch of `n`; none by default."""
@@ -85,7 +107,7 @@ class CrossEntropy(Term):
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """Evaluate the term."""
-        return F.cross_entropy(step.logits, step.labels)
+        return finite_loss(F.cross_entropy(step.logits, step.labels), self.name)
 
 
 class LogitKD(Term):
@@ -126,6 +148,8 @@ class DistanceKD(Term):
         self, weight: float, known: TeacherOutputs, labels: Int[Tensor, " n"], kind: str = "knn"
     ):  # fmt: skip
         super().__init__("distil distance", weight)
+        if kind not in tuple(DISTANCES):
+            raise ValueError(f"distance {kind!r}: choose one of {', '.join(DISTANCES)}")
         self.distance = DISTANCES[kind](known, labels)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
@@ -154,6 +178,9 @@ class Answers(Term):
         logits: Float[Tensor, "m k"], distances: Float[Tensor, " m"] | None = None,
     ):  # fmt: skip
         super().__init__("teacher's answers", weight)
+        _need_rows(
+            images=images, logits=logits, distances=images if distances is None else distances
+        )
         for name, value in {"images": images, "logits": logits, "distances": distances}.items():
             if isinstance(value, Tensor):
                 self.register_buffer(name, value, persistent=False)
@@ -202,6 +229,8 @@ class Micl(Term):
                 f"pairing={pairing!r}, fit={fit!r}: expected pairing 'random' or 'class', and fit "
                 "'bound' or 'likelihood'"
             )
+        need_kind(ClubNet, "as recipes.build_terms makes", q=q)
+        _need_labelled(vectors=vectors, classes=classes)
         self.q, self.pairing, self.fit, self.lr = q, pairing, fit, lr
         self.register_buffer("vectors", vectors, persistent=False)
         order = classes.argsort(stable=True)
@@ -259,6 +288,7 @@ class OutlierExposure(Term):
 
     def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"]):
         super().__init__("outlier exposure", weight)
+        _need_rows(images=images)
         self.register_buffer("images", images, persistent=False)
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
@@ -280,6 +310,7 @@ class Reconstructions(Term):
 
     def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]):
         super().__init__("reconstructions", weight)
+        _need_labelled(images=images, labels=labels)
         self.register_buffer("images", images, persistent=False)
         self.register_buffer("labels", labels, persistent=False)
         self._drawn: Tensor | None = None
@@ -318,6 +349,8 @@ class LatentExposure(Term):
         outliers: Float[Tensor, "m c h w"], lr: float,
     ):  # fmt: skip
         super().__init__("latent exposure", weight)
+        _need_labelled(id_latents=id_latents, labels=labels)
+        _need_rows(outliers=outliers)
         self.outlier_weight, self.stem, self.lr = outlier_weight, stem, lr
         self.register_buffer("id_latents", id_latents, persistent=False)
         self.register_buffer("labels", labels, persistent=False)

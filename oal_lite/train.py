@@ -167,6 +167,9 @@ def fit(
         raise ValueError(
             f"labels run from {low} to {high}; expected 0 to {classes - 1}, the teacher's classes"
         )
+    if val is not None and len(val[1]) and not 0 <= val[1].min() <= val[1].max() < classes:
+        low, high = val[1].min().item(), val[1].max().item()
+        raise ValueError(f"labels of val run from {low} to {high}; expected 0 to {classes - 1}")
     if isinstance(getattr(student, "head", None), nn.Linear) and (
         student.head.out_features != classes
     ):
@@ -390,7 +393,12 @@ def _check_views(views: Views, val: tuple[Tensor | LazyImages, Tensor] | None) -
             f"features and logits of {', '.join(str(tuple(p.shape)) for p in parts)}; expected one "
             "label for each image, and one row for each view of it"
         )
-    if val is not None and val[1].shape != (len(val[0]),):
+    if val is None:
+        return
+    if not isinstance(val, tuple) or len(val) != 2:
+        raise ValueError(f"val is a {type(val).__name__}; expected (images, labels), or None")
+    need_integers(**{"labels of val": val[1]})
+    if val[1].shape != (len(val[0]),):
         raise ValueError(
             f"val holds {len(val[0])} images and labels of shape {tuple(val[1].shape)}"
         )

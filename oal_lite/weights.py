@@ -76,7 +76,11 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     if not isinstance(name, str | Path) or not str(name).strip():
         raise FileNotFoundError(f"model {name!r}; expected a folder or a hub id 'owner/name'")
     folder = Path(name)
-    if folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise FileNotFoundError(f"no model {str(name)[:60]!r}... ({error.strerror})") from None
+    if there:
         check_manifest(folder)
         return folder
     if folder.is_absolute() or not HUB_ID.fullmatch(str(name)):

@@ -396,6 +396,26 @@ FAULTS = [
           '"n_per_class", "distance", "knn", "diffusion", "weights", "data_seed")', "test_study"),
     Fault("turns to one side", "shapes.py", "_uniform(n, -math.pi / 6, math.pi / 6, generator)",
           "_uniform(n, 0, math.pi / 6, generator)", "test_shapes"),
+    # found to survive on 2026-11-28
+    Fault("training follows the test images", "study.py", "val=(benchmark.val.images, benchmark.val.labels)",
+          "val=(benchmark.test.images, benchmark.test.labels)", "test_wiring"),
+    Fault("a step more of schedule", "train.py", "total_steps=steps,", "total_steps=steps + 1,", "test_train"),
+    Fault("a long warm-up", "train.py", "pct_start=min(0.1, 100 / steps)",
+          "pct_start=min(0.5, 100 / steps)", "test_train"),
+    Fault("a half from the wrong place", "recipes.py", "made[~up, :, h:] = other[~up, :, h:]",
+          "made[~up, :, h:] = other[~up, :, :h]", "test_recipes"),
+    Fault("InfoNCE over the other axis", "contrastive_bounds.py", "critic.logsumexp(dim=1)",
+          "critic.logsumexp(dim=0)", "test_contrastive_bounds"),
+    Fault("a stage's seconds over all runs", "report.py", "sum(x) / len(x) for stage",
+          "sum(x) / len(runs) for stage", "test_study"),
+    Fault("the mark of the other convention", "widgets/threshold.py", "confusion_at(ids, ood, stars[positive], positive)",
+          'confusion_at(ids, ood, stars["ood"], "ood")', "test_widgets_threshold"),
+    Fault("AUROC said to be FPR95", "widgets/arms.py", "{found.fpr95:.1%}", "{1 - found.auroc:.1%}",
+          "test_widgets_training"),
+    Fault("chance counts the point itself", "widgets/maps.py", "(n - 1) / (sum(sizes.values()) - 1)",
+          "n / sum(sizes.values())", "test_maps"),
+    Fault("all classes divided alike", "image_folders.py", 'generator_for(seed, "split", files[0].path.parent.name)',
+          'generator_for(seed, "split")', "test_openood"),
 ]  # fmt: skip
 
 

@@ -161,3 +161,8 @@ def test_a_variation_of_the_preset_alone_is_run_too():
     found = [key for arms, _ in jobs(ABLATIONS["kinds"], get_preset("shapes")) for key in arms]
     varied = [f"oal-paper+weights.{name}=0.0" for name in ("micl_diffusion", "micl_knn")]
     assert found == ["oal-paper", "kd", *varied]
+
+
+def test_an_ablation_without_a_name_is_refused(capsys):
+    assert main(["--ablation", " , "]) == 2
+    assert "--ablation names no ablation; 'list' lists them" in capsys.readouterr().err

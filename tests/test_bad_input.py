@@ -346,8 +346,12 @@ def tiny_run(tiny_preset, tmp_path, monkeypatch):
     ("ending", "content", "words"),
     [
         ("json", b"{", "is damaged"),
-        ("json", b"[1]", "lacks arm, seed"),
-        ("json", b'{"arm": "ce", "seed": 0}', "lacks preset, code, made, id_accuracy, metrics"),
+        ("json", b"[1]", "lacks arm, recipe, seed"),
+        (
+            "json",
+            b'{"arm": "ce", "seed": 0}',
+            "lacks recipe, preset, code, made, id_accuracy, metrics, history, seconds",
+        ),
         ("safetensors", b"rubbish that is no safetensors file", "is damaged"),
     ],
 )
@@ -398,6 +402,8 @@ def test_files_that_are_no_records(tmp_path):
         (["--preset", "cifar10", "--quick"], "cifar10 is read from files: name the folder"),
         (["--preset", "cifar10", "--quick", "--data-root", "nowhere"], "'nowhere' is no folder"),
         (["--data-root", "."], "'shapes' is rendered"),
+        (["--dry-run", "--data-root", "."], "'shapes' is rendered"),
+        (["--dry-run", "--teacher", "b" * 300], "... is a name too long for a folder"),
         (["--out", "a-file/out"], "cannot write into a-file/out"),
         (["--runs", "a-file"], "cannot write into a-file"),
         (["--out", ""], "--out is empty; name a folder, or leave it out"),

@@ -6,6 +6,8 @@ the core meets every wrong kind of value in the place of each argument.
 
 import math
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from oal_lite.ablations import vary
 from oal_lite.arguments import check_device
 from oal_lite.batches import in_batches
 from oal_lite.benchmarks import Benchmark, ImageSet, far_sets, load
+from oal_lite.files import write_record
 from oal_lite.images import check_images, late
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.presets import LossWeights, TrainSettings, get_preset, hold_out
@@ -52,7 +55,16 @@ from oal_lite.shapes import render
 from oal_lite.students import LatentStem, ResNet18
 from oal_lite.study import Run, run
 from oal_lite.teacher import Teacher, TeacherOutputs
-from oal_lite.terms import CrossEntropy, OutlierExposure, Step
+from oal_lite.terms import (
+    Answers,
+    CrossEntropy,
+    DistanceKD,
+    LogitKD,
+    Micl,
+    OutlierExposure,
+    Reconstructions,
+    Step,
+)
 from oal_lite.train import fit, predict
 from oal_lite.views import Views, augment, augmented_copies, draw_views
 from oal_lite.widgets.arms import arms_panel
@@ -607,6 +619,99 @@ CASES = {
         lambda: study.run(get_preset("shapes"), {"a\0b": ARMS["ce"]}, [0]), "1 to 150 characters",
     ),
     "a prompt of None": (lambda: diffusion_outliers.fill(None, "cat"), "expected two texts"),
+    # tensors that are none to most of torch
+    "sparse logits": (lambda: scores.msp(X.to_sparse()), "logits is a sparse_coo tensor; expected"),
+    "sparse features": (lambda: knn.sample_outliers(X.to_sparse()), "features is a sparse_coo"),
+    "floats of eight bits": (
+        lambda: scores.knn(X.to(torch.float8_e4m3fn), X, 1), "are of type torch.float8_e4m3fn: con",
+    ),
+    "sparse scores": (lambda: detection_metrics(X[:, 0].to_sparse(), [1.0]), "id_scores is a spar"),
+    # numbers that overflow, or that torch does not know
+    "a fraction": (lambda: scores.energy(X, Fraction(1, 2)), "expected a finite number, such as"),
+    "a long double": (lambda: mean_interval([0.0, 1.0], np.longdouble(0.5)), "expected a finite n"),
+    "a size in eight bits": (
+        lambda: knn.sample_outliers(X, k=np.uint8(2), n_boundary=2, n_candidates=3),
+        "k is a uint8; make an int of it",
+    ),
+    # what the teacher says
+    "features of NaN around": (
+        lambda: distil.TeacherNeighbours(TeacherOutputs(X * NAN, X), Y), "features of known hold N",
+    ),
+    "nothing around": (
+        lambda: distil.TeacherNeighbours(TeacherOutputs(X[:0], X[:0]), Y[:0]), "expected a row for",
+    ),
+    "nobody said anything": (lambda: distil.TeacherNeighbours(None, Y), "known is of type NoneTyp"),
+    "another width": (
+        lambda: distil.TeacherNeighbours(TeacherOutputs(X, X), Y)(TeacherOutputs(X[:, :3], X)),
+        "features of 3 numbers, and 4 in those of the ID images",
+    ),
+    "NaN of Mahalanobis": (
+        lambda: distil.TeacherDistance(TeacherOutputs(X, X), Y)(TeacherOutputs(X * NAN, X)),
+        "the teacher's features hold NaN",
+    ),
+    # loss terms by themselves
+    "labels of no class": (
+        lambda: CrossEntropy()(Step(Y * 0 - 100, X, X, X, X, G)), "cross-entropy is nan: its input",
+    ),
+    "a weight below zero": (lambda: LogitKD(-1.0), "weight of 'distil logits' is -1.0; losses are"),
+    "a weight in words": (lambda: LogitKD("a"), "weight of 'distil logits'='a'; expected a finite"),
+    "an unknown distance": (
+        lambda: DistanceKD(1.0, TeacherOutputs(X, X), Y, "x"), "distance 'x': choose one of",
+    ),
+    "no image to expose": (lambda: OutlierExposure(1.0, IMAGES[:0]), "0 images; expected at least"),
+    "fewer answers": (lambda: Answers(1.0, IMAGES, X[:3]), "12 images and 3 logits"),
+    "labels of another": (lambda: Reconstructions(1.0, IMAGES, Y - 1), "labels hold -1; expected "),
+    "outliers of no class": (
+        lambda: Micl("m", 1.0, information.ClubNet(4, 4), X, Y - 1, pairing="class", fit="bound",
+                     lr=0.1),
+        "classes hold -1; expected classes, from 0 on",
+    ),
+    "no q": (
+        lambda: Micl("m", 1.0, None, X, Y, pairing="class", fit="bound", lr=0.1), "q is of type No",
+    ),
+    # training
+    "val alone": (lambda: train(val=IMAGES), "val is a Tensor; expected (images, labels), or None"),
+    "val of no class": (lambda: train(val=(IMAGES, Y + 5)), "labels of val run from 5 to 7; expec"),
+    # settings
+    "a distance of none": (
+        lambda: get_arm("kd-distance", replace(get_preset("shapes"), distance=None)),
+        "distance=None; choose one of",
+    ),
+    "yes in words": (
+        lambda: run(replace(get_preset("shapes"), embedded_far="no"), ["ce"], [0]),
+        "preset shapes: embedded_far='no'; expected bool",
+    ),
+    "no settings": (
+        lambda: run(replace(get_preset("shapes"), knn=None), ["ce"], [0]), "knn=None; expected Knn",
+    ),
+    "half an image of a class": (
+        lambda: run(replace(get_preset("shapes"), n_per_class=1.5), ["ce"], [0]), "n_per_class=1.5",
+    ),
+    "distilled in words": (
+        lambda: run(get_preset("shapes"), {"a": Arm("?", distil="no")}, [0]), "distil='no'; expect",
+    ),
+    "an answer twice": (
+        lambda: get_arm("oal+answers=halves-halves"), "one kind stands there twice; name each once",
+    ),
+    "an answer as an arm": (lambda: get_arm("id"), "several answers are joined by -, as answers=h"),
+    "an arm twice": (lambda: run(get_preset("shapes"), ["ce", "ce"], [0]), "'ce' is named twice"),
+    # results
+    "a run twice": (lambda: report.rows([RUN, RUN]), "hold the run of kd, seed 0, twice; give eac"),
+    "a run of yesterday": (
+        lambda: report.summary([RUN]), "record lacks recipe, preset, code, made, id_accuracy, hist",
+    ),
+    "a record of NaN": (
+        lambda: write_record(Path("r"), {"a": NAN}), "the record cannot be kept (Out of range floa",
+    ),
+    "a record of things": (lambda: write_record(Path("r"), {"a": G}), "r: the record cannot be ke"),
+    # costs
+    "decoded in words": (lambda: costs.cost(costs.Plan(decode="x")), "decode='x'; expected True o"),
+    "epochs without end": (lambda: costs.cost(costs.Plan(epochs=1e308)), "more FLOP than a number"),
+    "a plan of data": (
+        lambda: budget.describe(get_preset("shapes"), ["ce"], data_root="d"), "is rendered, it rea",
+    ),
+    # models
+    "a name without end": (lambda: weights.find("/" + "b" * 5000), "... (File name too long)"),
 }  # fmt: skip
 
 

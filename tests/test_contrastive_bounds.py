@@ -18,6 +18,14 @@ def test_by_hand_on_two_pairs():
     assert nwj(critic).item() == pytest.approx(1 - math.exp(-1), abs=1e-6)
 
 
+def test_info_nce_compares_the_partners_of_each_x():
+    critic = torch.tensor([[1.0, 2.0], [5.0, 3.0]], dtype=torch.float64)
+    log = math.log
+    rows = 1 - log((math.e + math.e**2) / 2) + 3 - log((math.e**5 + math.e**3) / 2)
+    assert info_nce(critic).item() == pytest.approx(rows / 2)
+    assert info_nce(critic.T).item() != pytest.approx(rows / 2, abs=0.1)
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(2, 12), scale=st.floats(0.1, 50), seed=st.integers(0, 2**31))
 def test_info_nce_never_exceeds_log_n(n, scale, seed):

@@ -125,3 +125,12 @@ def test_models_are_trained_by_one_process(tmp_path, monkeypatch, capsys):
     assert status == 2 and "train them first, by python -m oal_lite.pretrain" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("WORLD_SIZE", "x"), ("WORLD_SIZE", "0"), ("RANK", "1.5"), ("RANK", "-1")]
+)
+def test_numbers_of_a_launcher_that_are_none_are_named(name, text, monkeypatch):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ValueError, match=f"{name}='{text}'; expected a whole number of at least"):
+        launched() if name == "WORLD_SIZE" else is_first()

@@ -125,8 +125,12 @@ def figure():
     return made
 
 
-@pytest.mark.parametrize("what", ["tensors", "record", "checkpoint", "features", "picture"])
+@pytest.mark.parametrize(
+    "what", ["tensors", "record", "checkpoint", "features", "picture", "model", "words"]
+)
 def test_a_full_disk_is_told_in_a_sentence_and_leaves_the_old_file(what, tmp_path):
+    from safetensors.torch import save_file
+
     from oal_lite.plots import save
 
     large, path = torch.randn(1, 1, 5000), tmp_path / "file.png"
@@ -137,6 +141,8 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_the_old_file(what, tmp_pat
         "checkpoint": lambda: checkpoint.save(path, {"x": large}),
         "features": lambda: cached_features(tmp_path, key, lambda: large),
         "picture": lambda: save(figure(), path),
+        "model": lambda: write_folder(tmp_path, lambda p: save_file({"x": large}, p / path.name)),
+        "words": lambda: write_folder(tmp_path, lambda p: (p / path.name).write_text("x" * 5000)),
     }[what]
     path.write_text("the old file")
     with full_disk(), pytest.raises(OSError, match="cannot write .*make room, or choose another"):
@@ -256,3 +262,47 @@ def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path):
     assert link.is_symlink() and kept.read_text() == "new"
     assert kept.stat().st_mode & 0o777 == 0o640
     assert [p.name for p in tmp_path.rglob("*.tmp")] == []
+
+
+def test_a_folder_in_the_place_of_a_models_file_is_told_before_a_file_moves(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("old")
+
+    def write(folder):
+        for name in "ab":
+            (folder / name).write_text("new")
+
+    with pytest.raises(OSError, match="cannot write .*/b: it is no plain file; choose another fol"):
+        write_folder(tmp_path, write)
+    assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a", "b"]
+
+
+def test_a_link_in_a_circle_is_told(tmp_path):
+    from oal_lite.image_folders import _real
+    from oal_lite.report import read_study
+
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for read in (read_study, lambda p: _real(p, tmp_path)):
+        with pytest.raises((OSError, ValueError), match="link"):
+            read(tmp_path / "a")
+    with pytest.raises(OSError, match="link"):
+        write_atomically(tmp_path / "a", lambda p: p.write_text("x"))
+    (tmp_path / "new").symlink_to(tmp_path / "not there yet")
+    assert read_study(tmp_path / "new") == {}
+
+
+def test_a_long_name_is_no_hindrance(tmp_path):
+    path = tmp_path / ("ä" * 120)  # 240 bytes of the 255 that a name may have
+    write_atomically(path, lambda p: p.write_text("x"))
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_number_of_many_digits_is_damage(tmp_path):
+    from oal_lite.report import read_study
+
+    path = tmp_path / "study.json"
+    table = {"ce": {"near AUROC": {"values": [10**400], "seeds": [0]}}}
+    path.write_text(json.dumps({"table": table}))
+    with pytest.raises(ValueError, match="study.json is damaged"):
+        read_study(path)

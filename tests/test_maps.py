@@ -55,3 +55,10 @@ def test_without_umap_the_principal_components_are_shown_and_said(monkeypatch, c
 def test_too_many_points_are_refused_before_anything_is_computed():
     with pytest.raises(ValueError, match="at most 4096"):
         joint_map({"a": torch.ones(5000, 2)})
+
+
+def test_chance_leaves_out_the_point_itself():
+    from oal_lite.widgets.maps import Space, _chance
+
+    space = Space({"id": torch.randn(3, 2), "near": torch.randn(2, 2)}, {})
+    assert _chance(space) == {"id": 2 / 4, "near": 1 / 4}

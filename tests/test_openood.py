@@ -446,3 +446,13 @@ def test_where_no_official_far_set_is_there_the_embedded_ones_stand_in_if_asked(
     with pytest.warns(UserWarning, match="averages leave them out"):
         b = load("cifar10", data_root=tmp_path, embedded_far=True)
     assert set(b.far) == {"svhn"}, "an official set is not mixed with others"
+
+
+def test_classes_of_your_own_folders_are_divided_apart():
+    from oal_lite.image_folders import _divide
+
+    def numbers(name):
+        files = [ImageFile(Path(name, f"{i:02}.png"), name) for i in range(30)]
+        return [[f.path.name for f in part] for part in _divide(files, (0.1, 0.2), 0)]
+
+    assert numbers("rose") == numbers("rose") != numbers("tulip")

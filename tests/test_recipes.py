@@ -697,3 +697,10 @@ def test_outlier_latents_are_drawn_apart_from_the_known_ones():
     drawn = term.extra_maps(1000, 8, seeded())[1000:, 0, 0, 0]
     assert drawn.unique().numel() == n
     assert len(torch.stack([term._drawn, drawn]).unique(dim=1).T) > 2 * n, "always the same pairs"
+
+
+def test_a_half_keeps_its_place():
+    places = 10 * torch.arange(4.0).view(1, 1, 4, 1) + torch.arange(4.0)  # row and column
+    numbers = 100.0 * torch.arange(6).view(6, 1, 1, 1)
+    made, _ = halves(numbers + places, torch.arange(6) % 3, 40, seeded(3))
+    assert torch.equal(made % 100, places.expand_as(made))

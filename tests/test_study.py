@@ -473,7 +473,8 @@ def made_up(arm, seed, accuracy, near=(0.5, 0.7), far=(0.9,)):
 
     record = {
         "arm": arm, "seed": seed, "preset": {"name": "shapes"}, "id_accuracy": accuracy,
-        "recipe": {"question": "is it made up?", "outliers": None},
+        "recipe": {"question": "is it made up?", "outliers": None}, "code": "0", "history": {},
+        "seconds": {"training": 1.0},
         "metrics": {"energy": {"near": group(near), "far": group(far)}},
     }  # fmt: skip
     scores = {"energy/id": torch.zeros(2)}
@@ -635,3 +636,11 @@ def test_the_start_on_other_images_is_another(tiny_preset, tmp_path, monkeypatch
     monkeypatch.setattr(materials_module, "fit", refuse)
     with pytest.raises(AssertionError, match="should have been read"):
         Materials(other, 0, runs=tmp_path, bars=False).start  # noqa: B018
+
+
+def test_a_stage_costs_its_mean_over_the_runs_that_went_through_it():
+    first = {"arm": "kd", "seconds": {"training": 4.0, "teacher views": 10.0}, "extra_mb": 0.5}
+    runs = [Run(first, {}), Run({"arm": "kd", "seconds": {"training": 6.0}, "extra_mb": 2.0}, {})]
+    assert report.cost(runs) == {
+        "training, s": 5.0, "teacher views, s": 10.0, "extra data, MB": 2.0,
+    }  # fmt: skip

@@ -505,3 +505,19 @@ def test_a_student_of_another_kind_is_named():
 def test_every_image_of_a_batch_has_a_view_of_its_own():
     for _, places in steps_and_places(Spy(), make_views()):
         assert (places // 120).unique().numel() == 2, "one view for the whole batch"
+
+
+def test_the_learning_rate_warms_up_and_is_at_its_floor_in_the_last_step(monkeypatch):
+    rates = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, *args, **how):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*args, **how)
+
+    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    train(settings=replace(SETTINGS, epochs=10))
+    n, top = len(rates), max(rates)
+    assert n >= 20 and top == pytest.approx(SETTINGS.lr, rel=0.05)
+    assert rates.index(top) == round(0.1 * n) - 1  # torch counts the warm-up's steps from 0
+    assert rates[-1] == pytest.approx(SETTINGS.lr / 25e4)  # OneCycleLR ends at lr / 25 / 10,000

@@ -235,6 +235,9 @@ def test_a_command_that_runs_out_of_memory_says_so(capsys):
         ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "", "outputs": '
          '[{"output_type": "stream", "name": "stderr"}], "execution_count": 1}], "metadata": {}, '
          '"nbformat": 4, "nbformat_minor": 5}', "cannot be read as a notebook"),
+        ('{"cells": [5], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "as a notebook"),
+        ('{"cells": [{"cell_type": "markdown", "id": "a", "metadata": {"tags": 5}, "source": ""}],'
+         ' "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "cannot be read as a notebook"),
         ("[" * 100_000, "cannot be read as a notebook"),
         ("", "cannot be read as a notebook"),
     ],

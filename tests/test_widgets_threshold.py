@@ -84,3 +84,13 @@ def test_a_control_that_lost_its_effect_is_caught_by_the_check(scores, monkeypat
 def test_equal_scores_do_not_break_it():
     panel = threshold_panel(np.ones(5), np.ones(3))
     assert re.search(r"AUROC = 0\.500", panel.sentence.value)
+
+
+def test_the_mark_on_the_roc_is_the_fpr95_of_the_sentence(scores, monkeypatch):
+    drawn, roc = [], threshold._roc
+    monkeypatch.setattr(threshold, "_roc", lambda *args: drawn.append(args) or roc(*args))
+    panel = threshold_panel(*scores)
+    panel.move(positive="id")
+    for (_, (fpr, tpr), _, mark, _), fpr95 in zip(drawn, (0.934, 0.425), strict=True):
+        assert mark[0] == pytest.approx(fpr95, abs=5e-4) and mark[1] >= 0.95
+        assert np.hypot(fpr - mark[0], tpr - mark[1]).min() < 1e-9, "it does not lie on the curve"

@@ -111,8 +111,9 @@ def test_finished_runs_are_those_of_the_preset_and_the_panel_shows_them(tiny_pre
     from oal_lite.report import grouped_scores
 
     groups = grouped_scores(made[3], "msp")
-    expected = detection_metrics(groups["id"], groups["near"]).auroc
-    assert f"{expected:.1%} of pairs" in panel.sentence.value
+    expected = detection_metrics(groups["id"], groups["near"])
+    assert f"{expected.auroc:.1%} of pairs" in panel.sentence.value
+    assert f"{expected.fpr95:.1%} of the ID images are called OOD" in panel.sentence.value
     assert set(panel.controls) == {"arm", "score", "seed"}
     assert "seed" not in arms.arms_panel(found[:2]).controls
 

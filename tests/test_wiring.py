@@ -281,3 +281,16 @@ def test_every_kind_of_images_to_answer_on_has_random_numbers_of_its_own(tiny_pr
     study.train_one("oal", Materials(tiny_preset, 7, bars=False), device="cpu")
     asked = [args for args, _ in drawn if args[1] == "answers"]
     assert len(asked) == 2 and asked[0] != asked[1]
+
+
+def test_the_accuracy_followed_in_training_is_that_of_the_validation_images(
+    tiny_preset, monkeypatch
+):
+    fits = spy_on(monkeypatch, study, "fit")
+    materials = Materials(tiny_preset, 0, bars=False)
+    study.train_one("ce", materials, device="cpu")
+    ((_, how),) = fits
+    images, labels = how["val"]
+    val, test = materials.benchmark.val, materials.benchmark.test
+    assert torch.equal(images, val.images) and torch.equal(labels, val.labels)
+    assert not (images.shape == test.images.shape and torch.equal(images, test.images))
