@@ -12,9 +12,6 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 SIDE_BY_SIDE := -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Idle threads that spin slow torch down several times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
-# pip would compile all that it installs, most of which is never imported, and take twice as long.
-# (0 for yes: to pip it is the value of "compile".)
-export PIP_NO_COMPILE ?= 0
 
 .PHONY: run test bench lab notebooks html lint mutations interruptions repeats coverage clean
 
