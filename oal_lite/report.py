@@ -84,7 +84,7 @@ def need_runs(results: Sequence[Run], *, least: int = 1, keys: Sequence[str] = (
     for r in results:  # as far as they say what they are
         arm, seed, preset = (r.record.get(k) for k in ("arm", "seed", "preset"))
         name = str((arm, seed, held_out_of(r.record) if preset else ()))
-        if name in found:
+        if seed is not None and name in found:
             raise ValueError(f"results hold the run of {arm}, seed {seed}, twice; give each once")
         found.add(name)
     if len(results) < least:
