@@ -75,7 +75,6 @@ def need_runs(results: Sequence[Run], *, least: int = 1, keys: Sequence[str] = (
             raise ValueError(
                 f"results hold a {type(r).__name__}; expected Runs, as study.run gives"
             )
-    for r in results:
         if lacking := [k for k in keys if k not in r.record]:
             raise ValueError(
                 f"a run's record lacks {', '.join(lacking)}: another version made it; train it anew"
@@ -319,8 +318,8 @@ def read_study(path: Path) -> dict:
     """
     path = Path(path)
     try:
-        there = path.exists() or (path.is_symlink() and real_path(path).exists())
-        study = json.loads(path.read_text()) if there else {}
+        real = real_path(path)  # a link that leads to itself would pass for a file not yet there
+        study = json.loads(real.read_text()) if real.exists() else {}
         if not isinstance(study, dict):
             raise ValueError(f"it holds a {type(study).__name__}")
         for part in PARTS:
@@ -328,7 +327,7 @@ def read_study(path: Path) -> dict:
                 raise ValueError(f"its {part} are a {type(study[part]).__name__}")
         for section in [study, *(s for part in PARTS for s in study.get(part, {}).values())]:
             _check_table(section.get("table", {}))
-    except (AttributeError, LookupError, ArithmeticError, OSError, RecursionError, TypeError,
+    except (AttributeError, KeyError, OverflowError, OSError, RecursionError, TypeError,
             ValueError) as error:  # fmt: skip
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it") from None
     return study

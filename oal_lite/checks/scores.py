@@ -66,6 +66,8 @@ def check_fpr95(fpr95: Callable) -> str:
     """`fpr95(id_scores, ood_scores)` is the ID share called OOD where 95 % of OOD are found."""
     for ids, ood in CASES:
         truth, n = detection_metrics(ids, ood).fpr95, len(ood)
+        enough, rounded = -(-95 * n // 100), round(0.95 * n)
+        strict = sum(s > _threshold(ood, enough) for s in ids) / len(ids)
         compare(
             fpr95(torch.tensor(ids), torch.tensor(ood)), truth, "fpr95",
             slips={
@@ -73,25 +75,24 @@ def check_fpr95(fpr95: Callable) -> str:
                     detection_metrics(ids, ood, "id").fpr95,
                 "you give the share of ID images that are called ID, so one minus the answer.":
                     1 - truth,
-                f"your threshold finds one OOD image too many; of {n}, {-(-95 * n // 100)} are "
-                "enough.": _false_alarms(ids, ood, 95 * n // 100 + 1),
+                f"your threshold finds one OOD image too many; of {n}, {enough} are enough.":
+                    _false_alarms(ids, ood, 95 * n // 100 + 1),
                 "your threshold finds every OOD image; the first that finds 95 % is meant.":
                     _false_alarms(ids, ood, n),
-                f"your threshold finds only {round(0.95 * n)} of {n} OOD images, less than 95 %.":
-                    _false_alarms(ids, ood, round(0.95 * n)),
+                f"your threshold finds only {rounded} of {n} OOD images, less than 95 %.":
+                    _false_alarms(ids, ood, rounded),
                 "the threshold must be the FIRST that finds at least 95 %, at an OOD score; and "
-                "a score that equals it is called OOD.": _strict_fpr95(ids, ood),
+                "a score that equals it is called OOD.": strict,
             },
         )  # fmt: skip
     return "Right: the first threshold with at least 95 % of OOD found, equal scores included."
 
 
+def _threshold(ood: list[float], found: int) -> float:
+    """The largest threshold that finds so many OOD images."""
+    return sorted(ood)[len(ood) - found]
+
+
 def _false_alarms(ids: list[float], ood: list[float], found: int) -> float:
     """Share of the ID images called OOD where so many OOD images are found."""
-    return sum(s >= sorted(ood)[len(ood) - found] for s in ids) / len(ids)
-
-
-def _strict_fpr95(ids: list[float], ood: list[float]) -> float:
-    """What comes out if a score equal to the threshold is not called OOD."""
-    threshold = sorted(ood)[len(ood) - -(-95 * len(ood) // 100)]
-    return sum(s > threshold for s in ids) / len(ids)
+    return sum(s >= _threshold(ood, found) for s in ids) / len(ids)
