@@ -6,7 +6,9 @@ Each function takes arguments by name, so the sentence can name them:
 """
 
 import math
+from collections.abc import Iterable
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +45,27 @@ def need_count(**values: object) -> None:
             raise ValueError(f"{name}={value}; expected at least 1")
 
 
+def need_room(n_bytes: int, **sizes: int) -> None:
+    """Refuse sizes for which this machine's memory is too small, before any of it is asked for.
+
+    Args:
+        n_bytes: what they will take, at least.
+        sizes: by name, for the sentence.
+
+    Raises:
+        ValueError: with the sizes, what they take, and what there is.
+    """
+    import psutil
+
+    there = psutil.virtual_memory().total
+    if n_bytes > there:
+        asked = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise ValueError(
+            f"{asked}: that takes {n_bytes / 1e9:.3g} GB of memory, and this machine has "
+            f"{there / 1e9:.3g}; ask for less"
+        )
+
+
 def need_number(**values: object) -> None:
     """Refuse what is no finite number.
 
@@ -55,6 +78,32 @@ def need_number(**values: object) -> None:
             raise ValueError(f"{name}={_short(value)}; expected a finite number, such as 0.5")
 
 
+def need_weight(**values: object) -> None:
+    """Refuse what is no weight of a loss term: a finite number of 0 or more.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    need_number(**values)
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name}={value}; expected 0 or more: losses are made small")
+
+
+def need_choice(choices: Iterable[str | None], **values: object) -> None:
+    """Refuse what is none of the words to choose from; None counts only where it is one of them.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    choices = tuple(choices)
+    for name, value in values.items():
+        if not isinstance(value, str | None) or value not in choices:
+            raise ValueError(
+                f"{name}={_short(value)}; choose one of {', '.join(map(str, choices))}"
+            )
+
+
 def need_names(**values: object) -> None:
     """Refuse what is no list or tuple of strings; a single string is none either.
 
@@ -64,6 +113,17 @@ def need_names(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, list | tuple) or not all(isinstance(x, str) for x in value):
             raise ValueError(f"{name}={_short(value)}; expected several names, as ['cat', 'dog']")
+
+
+def need_path(**values: object) -> None:
+    """Refuse what is no path of a file or a folder.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str | Path):
+            raise ValueError(f"{name}={_short(value)}; expected a path, as 'figures'")
 
 
 def need_kind(kind: type, source: str, **values: object) -> None:
@@ -98,13 +158,25 @@ def need_tensor(**values: object) -> None:
             )
 
 
+def need_content(**values: object) -> None:
+    """Refuse what is no tensor, and one of a shape alone, by which `budget` counts FLOPs.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    need_tensor(**values)
+    for name, value in values.items():
+        if value.is_meta:
+            raise ValueError(f"{name} is a tensor of the device 'meta', which holds no numbers")
+
+
 def need_floats(**values: object) -> None:
     """Refuse what is no tensor of real floating-point numbers.
 
     Raises:
         ValueError: naming the first.
     """
-    need_tensor(**values)
+    need_content(**values)
     for name, value in values.items():
         if value.dtype not in FLOATS:
             raise ValueError(f"{name} are of type {value.dtype}: convert them by .float().")
@@ -116,7 +188,7 @@ def need_integers(**values: object) -> None:
     Raises:
         ValueError: naming the first.
     """
-    need_tensor(**values)
+    need_content(**values)
     for name, value in values.items():
         if value.dtype not in INTEGERS:
             raise ValueError(f"{name} are of type {value.dtype}: convert them by .long().")

@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from oal_lite import shapes
-from oal_lite.arguments import need_count, need_names, need_tensor, need_whole
+from oal_lite.arguments import need_count, need_names, need_room, need_tensor, need_whole
 from oal_lite.images import LazyImages, check_images, subset
 
 OOD_LABEL = -1
@@ -186,8 +186,7 @@ def load(
         raise ValueError(f"unknown size {min(unknown)!r}; choose from {', '.join(SIZES)}")
     need_whole(seed=seed, **sizes)
     if name == "shapes":
-        if data_root is not None:
-            raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")
+        need_no_root(data_root)
         return load_shapes(seed=seed, **sizes)
     if data_root is None:
         raise ValueError(
@@ -197,6 +196,16 @@ def load(
     from oal_lite import openood  # it imports this module
 
     return openood.load(name, data_root, seed=seed, embedded_far=embedded_far, **sizes)
+
+
+def need_no_root(data_root: str | Path | None) -> None:
+    """Refuse a folder of images where none are read.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if data_root is not None:
+        raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")
 
 
 def load_shapes(
@@ -260,6 +269,7 @@ def far_sets(n: int, seed: int) -> dict[str, ImageSet]:
     """
     need_count(n=n)
     need_whole(seed=seed)
+    need_room(4 * 3 * 32**2 * n, n=n)
     sets = {"digits": _digits, "photos": _photos, "stripes": _stripes, "noise": _noise}
     return {k: ImageSet.ood(draw(n, generator_for(seed, k))) for k, draw in sets.items()}
 

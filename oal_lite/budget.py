@@ -12,6 +12,7 @@ import torch
 
 from oal_lite import openood, weights
 from oal_lite.arguments import need_count
+from oal_lite.benchmarks import need_no_root
 from oal_lite.costs import COUNTED
 from oal_lite.presets import TINY, Preset, check_preset
 from oal_lite.recipes import Arm, get_arm, needed_models
@@ -189,8 +190,7 @@ def _check(preset: Preset, arms: list[str], seeds: int) -> None:
 
 def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
     if preset.benchmark not in openood.LAYOUTS:
-        if data_root is not None:
-            raise ValueError(f"data_root={str(data_root)!r}: 'shapes' is rendered, it reads none")
+        need_no_root(data_root)
         return [f"Images: {preset.benchmark}, rendered on the fly; nothing is read or downloaded."]
     if data_root is None:
         return ["Images: no --data-root given; this program downloads no images. See OpenOOD v1.5."]

@@ -23,6 +23,7 @@ from oal_lite import weights
 from oal_lite.arguments import (
     check_device,
     need_answers,
+    need_choice,
     need_count,
     need_floats,
     need_generator,
@@ -91,8 +92,7 @@ def with_sampler(pipeline, sampler: str):  # noqa: ANN001, ANN201
     """
     import diffusers
 
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise ValueError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    need_choice(SAMPLERS, sampler=sampler)
     name, how = SAMPLERS[sampler]
     scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config, **how)
     parts = {**pipeline.components, "scheduler": scheduler}

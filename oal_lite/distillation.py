@@ -20,6 +20,7 @@ from oal_lite.arguments import (
     need_floats,
     need_kind,
     need_number,
+    need_room,
     need_tensor,
     need_whole,
 )
@@ -100,6 +101,7 @@ class FeatureAdapter(nn.Module):
     def __init__(self, teacher_dim: int, student_dim: int) -> None:
         super().__init__()
         need_count(teacher_dim=teacher_dim, student_dim=student_dim)
+        need_room(4 * teacher_dim * student_dim, teacher_dim=teacher_dim, student_dim=student_dim)
         self.teacher_dim = teacher_dim
         self.layers = nn.Sequential(
             nn.BatchNorm1d(teacher_dim),

@@ -248,10 +248,26 @@ def _checksum_of(record: Mapping) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping, header: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name, and words by name, as safetensors with a checksum of both."""
+    """Write tensors by name, and words by name, as safetensors with a checksum of both.
+
+    Raises:
+        ValueError: for what are no tensors by name.
+        OSError: if the file cannot be written.
+    """
     from safetensors.torch import save_file
 
-    whole, header = {k: v.contiguous() for k, v in tensors.items()}, dict(header or {})
+    from oal_lite.arguments import need_content, need_kind, need_names  # it imports torch
+
+    need_kind(Mapping, "tensors by name", tensors=tensors)
+    need_names(**{"names of tensors": [*tensors]})
+    need_content(**tensors)
+    whole, memory = {}, set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        # safetensors refuses two views of one memory
+        whole[name] = tensor.clone() if place in memory else tensor.contiguous()
+        memory.add(place)
+    header = dict(header or {})
     header[CHECKSUM] = _checksum(whole, header)
     write_atomically(path, lambda p: save_file(whole, p, metadata=header))
 

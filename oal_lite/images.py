@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from oal_lite.arguments import need_tensor
+from oal_lite.arguments import need_content
 
 THREADS = min(16, os.cpu_count() or 1)
 
@@ -46,14 +46,33 @@ class LazyImages:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: slice | Int[Tensor, " m"]) -> UInt8[Tensor, "m 3 h w"]:
-        """Read the images of a slice, of indices or of a mask."""
-        return self._read(torch.arange(len(self))[index])
+    def __getitem__(self, index: int | slice | Int[Tensor, " m"]) -> UInt8[Tensor, "*m 3 h w"]:
+        """Read one image, or those of a slice, of indices or of a mask.
+
+        Raises:
+            IndexError: for what is none of these, or beyond the last image.
+        """
+        chosen = self._chosen(index)
+        return self._read(chosen) if chosen.ndim else self._read(chosen[None])[0]
 
     def subset(self, index: Tensor) -> "LazyImages":
-        """Some of the images, still unread."""
-        chosen = torch.arange(len(self))[index]
+        """Some of the images, still unread; raises as `__getitem__`."""
+        chosen = self._chosen(index).reshape(-1)
         return LazyImages(len(chosen), self.shape[-1], lambda i: self._read(chosen[i]))
+
+    def _chosen(self, index: int | slice | Tensor) -> Int[Tensor, "*m"]:
+        try:
+            if isinstance(index, str):  # torch would warn of it, before it refuses
+                raise TypeError("a word")
+            chosen = torch.arange(len(self))[index]
+            if chosen.ndim > 1:
+                raise TypeError("no row of them")
+        except (IndexError, TypeError) as error:
+            raise IndexError(
+                f"an index of type {type(index).__name__} into {len(self)} images ({error}); "
+                "expected a number below theirs, a slice, or a tensor of such numbers"
+            ) from None
+        return chosen
 
 
 def check_images(images: Tensor | LazyImages, name: str = "images", *, least: int = 1) -> None:
@@ -63,7 +82,7 @@ def check_images(images: Tensor | LazyImages, name: str = "images", *, least: in
         ValueError: with the shape and type that were given.
     """
     if not isinstance(images, LazyImages):
-        need_tensor(**{name: images})
+        need_content(**{name: images})
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != 3 or images.dtype != torch.uint8 or min(shape[2:]) < 1:
         raise ValueError(

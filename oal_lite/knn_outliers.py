@@ -20,6 +20,7 @@ from numpy.random import SeedSequence
 from torch import Generator, Tensor
 
 from oal_lite.arguments import (
+    need_choice,
     need_count,
     need_floats,
     need_generator,
@@ -470,5 +471,4 @@ def _check_choice(keep, n_candidates, selection):
         1 <= keep <= n_candidates,
         f"keep = {keep}: expected 1 to {n_candidates}, the number of candidates; draw more",
     )
-    choices = get_args(Selection)
-    _need(selection in choices, f"selection = {selection!r}: choose one of {', '.join(choices)}")
+    need_choice(get_args(Selection), selection=selection)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy import integrate, stats
 from torch import Tensor
 
-from oal_lite.arguments import need_number, need_tensor, need_whole
+from oal_lite.arguments import need_choice, need_content, need_number, need_whole
 
 Numbers = Tensor | np.ndarray | Sequence
 Positive = Literal["ood", "id"]
@@ -176,8 +176,7 @@ def bootstrap_interval(
     """
     check_positive(positive)
     _check_level(level)
-    if metric not in tuple(_METRICS):  # a tuple: what cannot be hashed is unknown too
-        raise ValueError(f"metric={metric!r} is unknown: choose one of {', '.join(_METRICS)}.")
+    need_choice(_METRICS, metric=metric)
     need_whole(n_resamples=n_resamples)
     if n_resamples < 1:
         raise ValueError(f"n_resamples={n_resamples} is too few: use at least 1, better 1000.")
@@ -373,7 +372,7 @@ def as_vector(values: Numbers, name: str) -> Float[np.ndarray, " n"]:
         ValueError: that says what is wrong with them.
     """
     if isinstance(values, Tensor):
-        need_tensor(**{name: values})
+        need_content(**{name: values})
         if values.is_complex():
             raise ValueError(f"{name} are of type {values.dtype}: pass real numbers.")
         values = values.detach().cpu().double().numpy()

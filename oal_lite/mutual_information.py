@@ -8,6 +8,7 @@ an optimiser of its own, and never by minimising the bound. Everything here is i
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from oal_lite.arguments import (
     need_floats,
     need_generator,
     need_number,
+    need_room,
     need_tensor,
 )
 
@@ -228,15 +230,18 @@ def sample_correlated_gaussians(
     _check_correlation(rho, dims)
     need_count(n=n)
     need_generator(generator)
+    need_room(8 * n * dims, n=n, dims=dims)
     device = generator.device if generator is not None else None
     x, noise = torch.randn(2, n, dims, generator=generator, device=device)
     return x, rho * x + math.sqrt(1 - rho * rho) * noise
 
 
 def _mlp(dims: Sequence[int]) -> nn.Sequential:
-    need_count(**{f"layer width {i}": d for i, d in enumerate(dims)})
+    widths = {f"layer width {i}": d for i, d in enumerate(dims)}
+    need_count(**widths)
+    need_room(4 * sum(a * b for a, b in pairwise(dims)), **widths)
     layers: list[nn.Module] = []
-    for d_in, d_out in zip(dims[:-1], dims[1:], strict=True):
+    for d_in, d_out in pairwise(dims):
         layers += [nn.Linear(d_in, d_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from oal_lite.arguments import need_count, need_path, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, far_sets, generator_for
 from oal_lite.images import ImageFile, read_images
 
@@ -119,8 +120,9 @@ def at_hand(name: str, data_root: str | Path) -> dict[str, tuple[Path, Path]]:
     Raises:
         ValueError: if the data set is unknown or `data_root` is no folder.
     """
-    if name not in LAYOUTS:
+    if not isinstance(name, str) or name not in LAYOUTS:
         raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(LAYOUTS)}")
+    need_path(data_root=data_root)
     layout, root = LAYOUTS[name], Path(data_root)
     if not root.is_dir():
         raise ValueError(
@@ -173,6 +175,11 @@ def load(
         ValueError: for a missing ID list, and everything that `read_list` and `read_image` raise.
     """
     found, layout = at_hand(name, data_root), LAYOUTS[name]
+    sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test, "n_ood": n_ood}
+    need_count(memory=memory, **{size: n for size, n in sizes.items() if n is not None})
+    need_whole(seed=seed)
+    if not isinstance(embedded_far, bool):
+        raise ValueError(f"embedded_far={embedded_far!r:.80}; expected True or False")
     required = [f"{split}_{name}" for split in ("train", "val", "test")]
     if lacking := [r for r in required if r not in found]:
         raise ValueError(
@@ -188,16 +195,14 @@ def load(
     train_list = read_list(*found[required[0]], range(layout.n_classes))
     if class_names is None:
         class_names = _folder_names(*train_list, layout.n_classes, found[required[0]][0])
-    sizes = dict(zip(required, (n_train, n_val, n_test), strict=True))
-    id_sets = {what: read(what, range(layout.n_classes), n) for what, n in sizes.items()}
+    splits = dict(zip(required, (n_train, n_val, n_test), strict=True))
+    id_sets = {what: read(what, range(layout.n_classes), n) for what, n in splits.items()}
     ood = {w: read(w, range(OOD_LABEL, 0), n_ood) for w in found if w not in required}
     near, far = ({s: ood[f"test_{s}"] for s in names if f"test_{s}" in ood}
                  for names in (layout.near, layout.far))  # fmt: skip
     validation = f"val_{layout.validation}"
     missing = tuple(s for s in (*layout.near, *layout.far) if s not in near and s not in far)
     missing += () if validation in ood else (validation,)
-    if not isinstance(embedded_far, bool):
-        raise ValueError(f"embedded_far={embedded_far!r:.80}; expected True or False")
     if embedded_far and not far and layout.crop == 32:
         far = far_sets(n_ood or N_EMBEDDED, seed)
     if missing:

@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from oal_lite.arguments import need_count, need_whole
+from oal_lite.arguments import (
+    need_count,
+    need_kind,
+    need_names,
+    need_number,
+    need_path,
+    need_room,
+    need_whole,
+)
 from oal_lite.files import write_atomically
 from oal_lite.images import check_images
 from oal_lite.metrics import (
@@ -43,7 +51,16 @@ def set_theme() -> None:
 def _axes(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt
 
-    return ax if ax is not None else plt.subplots(layout="constrained")[1]
+    if ax is not None:
+        _need_axes(ax)
+        return ax
+    return plt.subplots(layout="constrained")[1]
+
+
+def _need_axes(*axes: object) -> None:
+    """Refuse a figure, a list and whatever else cannot be drawn on."""
+    for ax in axes:
+        need_kind(Axes, "as plt.subplots() makes", ax=ax)
 
 
 def _need_some(value: object, name: str, expected: str) -> None:
@@ -74,15 +91,21 @@ def save(figure, path: str | Path, *, dpi: int = 130) -> Path:  # noqa: ANN001
     """Write a figure to `path` through a temporary file, so that no half picture is left.
 
     Raises:
-        ValueError: for what is no figure, or an ending of the name that is no format of pictures.
+        ValueError: for what is no figure, an ending of the name that is no format of pictures, or
+            so many or few dots per inch that it would be no picture.
         OSError: if the file cannot be written.
     """
+    need_path(path=path)
+    need_number(dpi=dpi)
     path = Path(path)
     if not isinstance(figure, Figure):
         raise ValueError(f"figure is a {type(figure).__name__}; expected a figure, as ax.figure")
     kinds = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
         raise ValueError(f"{path} ends in none of {', '.join(kinds)}; name it *.png, for example")
+    pixels = dpi * figure.get_size_inches()
+    if not 1 <= min(pixels) <= max(pixels) < 2**16:
+        raise ValueError(f"dpi={dpi}: {pixels[0]:.3g} x {pixels[1]:.3g} pixels; the usual is 130")
     write_atomically(
         path,
         lambda p: figure.savefig(p, dpi=dpi, format=path.suffix[1:].lower(), bbox_inches="tight"),
@@ -97,6 +120,7 @@ def keep(figure, name: str, *, dpi: int = 110) -> None:  # noqa: ANN001
     Outside of one (a notebook that was carried away) nothing is written. Nothing is returned, so
     that no path is printed where this is a cell's last line.
     """
+    need_path(name=name)
     folder = Path.cwd()
     roots = [f for f in (folder, *folder.parents) if (f / "pyproject.toml").exists()]
     if roots and not smoke():
@@ -119,6 +143,8 @@ def image_grid(
         raise ValueError(f"columns={columns}, gap={gap}; expected 1 or more, and 0 or more")
     n, _, h, w = images.shape
     rows = -(-n // columns)
+    need_room(3 * (rows * (h + gap)) * (columns * (w + gap)), columns=columns, gap=gap)
+    need_names(titles=titles or ())
     if titles is not None and len(titles) not in (0, rows):
         raise ValueError(f"{len(titles)} titles for {rows} rows of images; expected one for each")
     ax = _axes(ax)
@@ -164,6 +190,7 @@ def score_histograms(
     """
     _need_some(scores, "scores", "OOD scores by group, as report.grouped_scores gives them")
     need_count(bins=bins)
+    need_room(8 * bins, bins=bins)
     if unknown := [k for k in scores if k not in LABELS]:
         raise ValueError(f"unknown group {unknown[0]!r} of scores; choose from {', '.join(LABELS)}")
     values = {k: _finite(v, f"scores of {k!r}") for k, v in scores.items()}
@@ -224,6 +251,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, ax: Axes | No
     Raises:
         ValueError: without a row, with fewer than two columns, or a row of another length.
     """
+    need_kind(Sequence, "a row of the table each", rows=rows)
+    need_names(header=header, **{f"row {i}": row for i, row in enumerate(rows)})
     if len(header) < 2 or not len(rows) or any(len(r) != len(header) for r in rows):
         lengths = ", ".join(map(str, sorted({len(r) for r in rows}))) or "none"
         raise ValueError(
@@ -296,8 +325,10 @@ def training_curves(history: Mapping, *, axes: Sequence[Axes] | None = None) -> 
         raise ValueError(f"the history lacks {', '.join(lacking)}; expected {', '.join(parts)}")
     if not len(history["terms"]):
         raise ValueError("the history holds no epoch; draw it after one, or train for one more")
-    if axes is not None and len(axes) != 2:
-        raise ValueError(f"{len(axes)} axes; expected two: for the loss terms and the accuracies")
+    if axes is not None:
+        if not isinstance(axes, Sequence | np.ndarray) or len(axes) != 2:
+            raise ValueError(f"axes={axes!r:.80}; expected two: for loss terms, and accuracies")
+        _need_axes(*axes)
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")[1]
     epochs = np.arange(1, len(history["terms"]) + 1)

@@ -43,13 +43,14 @@ from torch import Tensor, nn
 
 from oal_lite.arguments import (
     check_device,
+    need_choice,
     need_count,
     need_finite,
     need_floats,
     need_generator,
     need_integers,
     need_kind,
-    need_number,
+    need_weight,
     need_whole,
 )
 from oal_lite.distillation import DISTANCES, hedged
@@ -208,11 +209,7 @@ def get_arm(name: str, preset: Preset | None = None) -> Arm:
     arm = ARMS[plain]
     if preset is not None:
         check_preset(preset)
-        if preset.distance not in tuple(DISTANCES):
-            raise ValueError(
-                f"preset {preset.name}: distance={preset.distance!r:.80}; choose one of "
-                f"{', '.join(DISTANCES)}"
-            )
+        need_choice(DISTANCES, **{f"preset {preset.name}: distance": preset.distance})
         arm = replace(arm, distance=arm.distance and preset.distance)
     for change in changes:
         key, _, text = change.partition("=")
@@ -471,16 +468,10 @@ def check_arm(arm: Arm) -> None:
     """
     if not isinstance(arm, Arm):
         raise ValueError(f"arm {arm!r}; expected an Arm, as get_arm('oal')")
-    if not isinstance(arm.outliers, str | None) or arm.outliers not in OUTLIERS:
-        raise ValueError(
-            f"outliers {arm.outliers!r:.80}: choose one of {', '.join(map(str, OUTLIERS))}"
-        )
-    if arm.exposure not in EXPOSURES:
-        raise ValueError(
-            f"exposure {arm.exposure!r}: choose one of {', '.join(map(str, EXPOSURES))}"
-        )
-    if arm.distance not in (None, *DISTANCES):
-        raise ValueError(f"distance {arm.distance!r}: choose one of None, {', '.join(DISTANCES)}")
+    need_choice(OUTLIERS, outliers=arm.outliers)
+    need_choice(EXPOSURES, exposure=arm.exposure)
+    need_choice((None, *DISTANCES), distance=arm.distance)
+    need_choice(LATENT_VECTORS, latent_vector=arm.latent_vector)
     if not isinstance(arm.distil, bool):
         raise ValueError(f"distil={arm.distil!r:.80}; expected True or False")
     if not isinstance(arm.answers, tuple) or any(kind not in ANSWERS for kind in arm.answers):
@@ -497,9 +488,6 @@ def check_arm(arm: Arm) -> None:
             f"hedge={arm.hedge} with answers={arm.answers!r} and distance={arm.distance!r}: "
             "answers are hedged by a distance, so name both, or set hedge=0"
         )
-    if arm.latent_vector not in tuple(LATENT_VECTORS):  # a tuple: a list is unknown, too
-        known = ", ".join(LATENT_VECTORS)
-        raise ValueError(f"latent_vector {arm.latent_vector!r}: choose one of {known}")
     if arm.micl not in MICL:
         raise ValueError(f"micl {arm.micl!r}: expected (pairing, fit), as ('class', 'likelihood')")
     exposed = arm.exposure in ("decoded", "matched", "latent") or "outliers" in arm.answers
@@ -516,10 +504,7 @@ def check_arm(arm: Arm) -> None:
 
 def _check_weights(weights: LossWeights) -> None:
     need_kind(LossWeights, "as get_preset('shapes').weights", weights=weights)
-    for name, weight in vars(weights).items():
-        need_number(**{name: weight})
-        if weight < 0:
-            raise ValueError(f"weight {name}={weight}; expected 0 or more: losses are made small")
+    need_weight(**vars(weights))
 
 
 def _check_known(known: tuple[TeacherOutputs, Tensor]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from oal_lite.arguments import need_whole
+from oal_lite.arguments import need_kind, need_names, need_path, need_whole
 from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, real_path, write_atomically
 from oal_lite.materials import Materials
@@ -270,7 +270,14 @@ def add_section(path: Path, name: str, content: dict, *, choice: bool = False) -
     """Put the arms at the top of `study.json`, an ablation or a choice below them by its name.
 
     In their runs only the metrics by energy are kept, in a choice those of validation-OOD alone.
+
+    Raises:
+        ValueError: for a content that is none, as of other things than numbers.
+        OSError: if the file cannot be written.
     """
+    need_path(path=path)
+    need_names(names=[name])
+    need_kind(dict, "as report.summary gives", content=content)
     path = Path(path)
     _check_table(content.get("table", {}))  # a file that holds NaN could not be read again
     with locked(path):  # or two studies that end together would keep one section of two
@@ -401,6 +408,7 @@ def write(results: Sequence[Run], materials: Materials, out: str | Path) -> list
 
     from oal_lite import plots
 
+    need_path(out=out)
     need_runs(results)
     plots.set_theme()
     out, written = Path(out), []

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from oal_lite.arguments import need_generator, need_whole
+from oal_lite.arguments import need_generator, need_room, need_whole
 
 Points = Float[Tensor, "n p 2"]
 Distances = Float[Tensor, "n p"]
@@ -223,6 +223,7 @@ def render(
     need_generator(generator, or_none=False)
     if n < 0 or size < 1:
         raise ValueError(f"n={n}, size={size}: expected n of at least 0 and size of at least 1")
+    need_room(3 * n * size**2, n=n, size=size)
     chunks = []
     for start in range(0, n, 1000):  # 1,000 images of 32 px keep the polygon's temporaries in cache
         mask = coverage(shape, min(1000, n - start), size=size, generator=generator)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oal_lite.arguments import need_count, need_tensor, need_whole
+from oal_lite.arguments import need_count, need_room, need_tensor
 
 
 def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
@@ -70,6 +70,8 @@ class ResNet18(nn.Module):
     def __init__(self, n_classes: int, *, width: int = 64, stem: str = "small"):
         super().__init__()
         need_count(n_classes=n_classes, width=width)
+        weights = 2700 * width**2 + 8 * width * n_classes  # of the last two stages, and the head
+        need_room(4 * weights, n_classes=n_classes, width=width)
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; choose 'small' (32 px) or 'large' (224 px)")
         first = _conv3x3(3, width) if stem == "small" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -169,12 +171,9 @@ class LatentStem(nn.Sequential):
     """
 
     def __init__(self, latent_channels: int, width: int):
-        need_whole(latent_channels=latent_channels, width=width)
-        if min(latent_channels, width) < 1:
-            raise ValueError(
-                f"latent_channels={latent_channels}, width={width}; expected 1 or more"
-            )
+        need_count(latent_channels=latent_channels, width=width)
         n = 2 * width
+        need_room(36 * n * (latent_channels + n), latent_channels=latent_channels, width=width)
         super().__init__(
             _conv3x3(latent_channels, n), nn.BatchNorm2d(n), nn.ReLU(),
             _conv3x3(n, n), nn.BatchNorm2d(n), nn.ReLU(),

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from oal_lite.arguments import need_choice
 from oal_lite.files import bytes_of, write_atomically
 from oal_lite.run_files import code_version
 from oal_lite.teacher import Teacher
@@ -42,8 +43,7 @@ def view_key(
     Raises:
         ValueError: if the format is not one of `DTYPES`.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    need_choice(DTYPES, dtype=dtype)
     weights = hashlib.sha256()
     for name, tensor in sorted(teacher.state_dict().items()):
         weights.update(name.encode())

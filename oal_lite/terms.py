@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from oal_lite.arguments import finite_loss, need_integers, need_kind, need_number
+from oal_lite.arguments import (
+    finite_loss,
+    need_choice,
+    need_integers,
+    need_kind,
+    need_weight,
+)
 from oal_lite.distillation import (
     DISTANCES,
     FeatureAdapter,
@@ -76,9 +82,7 @@ class Term(nn.Module):
 
     def __init__(self, name: str, weight: float):
         super().__init__()
-        need_number(**{f"weight of {name!r}": weight})
-        if weight < 0:
-            raise ValueError(f"weight of {name!r} is {weight}; losses are made small: 0 or more")
+        need_weight(**{f"weight of {name!r}": weight})
         self.name, self.weight = name, float(weight)
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"] | None:
@@ -148,8 +152,7 @@ class DistanceKD(Term):
         self, weight: float, known: TeacherOutputs, labels: Int[Tensor, " n"], kind: str = "knn"
     ):  # fmt: skip
         super().__init__("distil distance", weight)
-        if kind not in tuple(DISTANCES):
-            raise ValueError(f"distance {kind!r}: choose one of {', '.join(DISTANCES)}")
+        need_choice(DISTANCES, distance=kind)
         self.distance = DISTANCES[kind](known, labels)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
@@ -178,10 +181,9 @@ class Answers(Term):
         logits: Float[Tensor, "m k"], distances: Float[Tensor, " m"] | None = None,
     ):  # fmt: skip
         super().__init__("teacher's answers", weight)
-        _need_rows(
-            images=images, logits=logits, distances=images if distances is None else distances
-        )
-        for name, value in {"images": images, "logits": logits, "distances": distances}.items():
+        parts = {"images": images, "logits": logits, "distances": distances}
+        _need_rows(**{name: part for name, part in parts.items() if part is not None})
+        for name, value in parts.items():
             if isinstance(value, Tensor):
                 self.register_buffer(name, value, persistent=False)
             else:  # images that are read when they are asked for

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from oal_lite.arguments import (
     check_device,
+    need_choice,
     need_generator,
     need_integers,
     need_kind,
@@ -333,8 +334,7 @@ def _accelerator(precision: str, cpu: bool):  # noqa: ANN202 - accelerate is imp
 
 
 def _precision(wanted: str, cpu: bool) -> str:
-    if wanted not in ("no", "half", "bf16", "fp16"):
-        raise ValueError(f"mixed_precision={wanted!r}; choose 'no', 'half', 'bf16' or 'fp16'")
+    need_choice(("no", "half", "bf16", "fp16"), mixed_precision=wanted)
     if wanted != "half":
         return wanted
     if cpu or not torch.cuda.is_available():
@@ -368,8 +368,7 @@ def _check_settings(s: TrainSettings) -> None:
     for name in ("own_batch", "fresh_start"):
         if not isinstance(getattr(s, name), bool):
             raise ValueError(f"{name}={getattr(s, name)!r}; expected True or False")
-    if s.fuse not in ("no", "start", "all"):
-        raise ValueError(f"fuse={s.fuse!r}; choose one of no, start, all")
+    need_choice(("no", "start", "all"), fuse=s.fuse)
     if s.momentum >= 1:
         raise ValueError(f"momentum={s.momentum}; expected less than 1, or no step ever ends")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from oal_lite.arguments import need_count, need_generator, need_integers, need_whole
+from oal_lite.arguments import need_count, need_generator, need_integers, need_room, need_whole
 from oal_lite.images import LazyImages, check_images
 from oal_lite.teacher import Teacher
 from oal_lite.teacher_cache import cached_features, view_key
@@ -143,6 +143,7 @@ def augmented_copies(
     need_generator(generator, or_none=False)
     if isinstance(images, LazyImages):
         return LazyViews(images, n_views, generator)
+    need_room(n_views * images.numel(), n_views=n_views)
     return torch.stack([augment(images, generator) for _ in range(n_views)])
 
 

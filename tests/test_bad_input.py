@@ -99,7 +99,7 @@ CASES = {
         lambda: detection_metrics([0.0], [1.0], positive="far"), "positive='far' is not a class",
     ),
     "unknown metric": (
-        lambda: bootstrap_interval([0.0], [1.0], metric="accuracy"), "metric='accuracy' is unknown",
+        lambda: bootstrap_interval([0.0], [1.0], metric="accuracy"), "metric='accuracy'; choose on",
     ),
     "no resamples": (lambda: bootstrap_interval([0.0], [1.0], n_resamples=0), "n_resamples=0"),
     "a level of 95": (lambda: mean_interval([1.0, 2.0], level=95), "level=95 must lie between"),
@@ -119,7 +119,7 @@ CASES = {
     ),
     "unknown selection": (
         lambda: sample_outliers(MATRIX, k=2, n_boundary=2, selection="nearest"),
-        "selection = 'nearest': choose one of",
+        "selection='nearest'; choose one of",
     ),
     "NaN features": (lambda: boundary_points(with_nan(MATRIX), 2, 2), "rows [1] have NaN"),
     "integer features": (lambda: boundary_points(LABELS[None], 1, 1), "dtype torch.int64"),
@@ -192,10 +192,10 @@ CASES = {
         "'train.epochs=8' is no change of it; write <field>=<value> with one of outliers, dist",
     ),
     "a variation of no such value": (
-        lambda: get_arm("oal+distance=far"), "distance 'far': choose one of None, ",
+        lambda: get_arm("oal+distance=far"), "distance='far'; choose one of None, ",
     ),
     "a selection that is not there": (
-        lambda: get_arm("oal+outliers=nearest"), "outliers 'nearest': choose one of None, farthest",
+        lambda: get_arm("oal+outliers=nearest"), "outliers='nearest'; choose one of None, farthest",
     ),
     "half a MICL": (lambda: get_arm("oal-paper+micl=class"), "micl ('class',): expected (pairing"),
     "a hedge in words": (lambda: get_arm("oal+hedge=much"), "hedge='much'; expected a whole"),

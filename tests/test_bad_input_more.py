@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ipywidgets import IntRangeSlider, IntSlider, SelectMultiple, Text
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -23,6 +24,7 @@ from oal_lite import (
     costs,
     diffusion_outliers,
     maps,
+    openood,
     plots,
     report,
     scores,
@@ -36,7 +38,7 @@ from oal_lite.ablations import vary
 from oal_lite.arguments import check_device
 from oal_lite.batches import in_batches
 from oal_lite.benchmarks import Benchmark, ImageSet, far_sets, load
-from oal_lite.files import write_record
+from oal_lite.files import write_record, write_tensors
 from oal_lite.images import check_images, late
 from oal_lite.metrics import bootstrap_interval, detection_metrics, mean_interval, paired_test
 from oal_lite.presets import LossWeights, TrainSettings, get_preset, hold_out
@@ -71,13 +73,14 @@ from oal_lite.widgets.arms import arms_panel
 from oal_lite.widgets.knn import knn_panel
 from oal_lite.widgets.loss_terms import measure_pulls
 from oal_lite.widgets.maps import Space, map_panel, map_space
+from oal_lite.widgets.panel import Panel
 from oal_lite.widgets.synthesis import synthesis_panel
 from oal_lite.widgets.threshold import confusion_at
 
 pytestmark = pytest.mark.usefixtures("own_errors")
 
 NAN, INF = float("nan"), float("inf")
-OWN = (ValueError, OSError, FloatingPointError)
+OWN = (ValueError, OSError, FloatingPointError, IndexError)
 G = torch.Generator().manual_seed(0)
 X = torch.randn(12, 4, generator=G)
 Y = torch.arange(12) % 3
@@ -134,6 +137,11 @@ def outliers(**changes):
     return replace(OUTLIERS, **changes)
 
 
+def drawn(a):
+    """A panel's picture, and its sentence."""
+    return Figure(), str(a)
+
+
 HISTORY = {"terms": [{"ce": 1.0}], "train_accuracy": [0.5], "val_accuracy": [0.5]}
 SMALL = {"k": 2, "n_boundary": 2, "n_candidates": 5}
 CASES = {
@@ -184,7 +192,7 @@ CASES = {
         lambda: paired_test([1e308, 1e308], [-1e308, 0.0]), "not finite",
     ),
     "an unknown metric in a list": (
-        lambda: bootstrap_interval([0.0], [1.0], metric=["auroc"]), "metric=['auroc'] is unknown",
+        lambda: bootstrap_interval([0.0], [1.0], metric=["auroc"]), "metric=['auroc']; choose one ",
     ),
     "features in a list": (lambda: knn.sample_outliers([[1.0]], **SMALL), "features is a list"),
     "half a neighbour": (lambda: knn.sample_outliers(X, **SMALL | {"k": 1.5}), "k=1.5; expected a"),
@@ -407,7 +415,7 @@ CASES = {
     "pairings of nobody": (
         lambda: measure_pulls(student(), [CrossEntropy()], None, pairings=(0,)), "pairings=0; exp",
     ),
-    "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure 'magic': choose"),
+    "an unknown exposure": (lambda: terms_of(paper(exposure="magic")), "exposure='magic'; choose"),
     "unknown answers": (lambda: terms_of(paper(answers=("magic",))), "answers ('magic',): exp"),
     "answers in one word": (
         lambda: terms_of(paper(answers="halves")), "expected a tuple of outliers, halves, id, as",
@@ -424,7 +432,7 @@ CASES = {
         lambda: terms_of(Arm("?", answers=("outliers",))), "needs outliers: name their",
     ),
     "an unknown view of latents": (
-        lambda: terms_of(paper(latent_vector="magic")), "latent_vector 'magic': choose one of",
+        lambda: terms_of(paper(latent_vector="magic")), "latent_vector='magic'; choose one of",
     ),
     "half of micl": (lambda: terms_of(paper(micl=("class",))), "expected (pairing, fit)"),
     "micl without outliers": (lambda: terms_of(paper(outliers=None)), "needs outliers: name their"),
@@ -519,7 +527,7 @@ CASES = {
     "curves of half a history": (
         lambda: plots.training_curves({"terms": [{"ce": 1.0}]}), "lacks train_accuracy, val_accura",
     ),
-    "curves on one axis": (lambda: plots.training_curves(HISTORY, axes=[None]), "1 axes; expected"),
+    "curves on one axis": (lambda: plots.training_curves(HISTORY, axes=[None]), "expected two: fo"),
     "a figure of None": (lambda: plots.save(None, "x.png"), "figure is a NoneType; expected a fig"),
     "a picture without an ending": (lambda: plots.save(Figure(), "x"), "x ends in none of"),
     "a picture in an unknown format": (lambda: plots.save(Figure(), "x.abc"), "name it *.png"),
@@ -588,9 +596,9 @@ CASES = {
     ),
     "epochs of NumPy": (lambda: train(epochs=np.int64(1)), "epochs is a int64; make an int of it"),
     "a rate of NumPy": (lambda: train(lr=np.float32(0.1)), "lr is a float32; make a float of it"),
-    "a distance in a list": (lambda: terms_of(paper(distance=["knn"])), "distance ['knn']: choose"),
+    "a distance in a list": (lambda: terms_of(paper(distance=["knn"])), "distance=['knn']; choose"),
     "a latent vector in a list": (
-        lambda: terms_of(paper(latent_vector=["pooled"])), "latent_vector ['pooled']: choose",
+        lambda: terms_of(paper(latent_vector=["pooled"])), "latent_vector=['pooled']; choose",
     ),
     "matched exposure without image": (
         lambda: terms_of("oe-pixels-matched", outliers(images=IMAGES[:0])), "outliers are 0; at",
@@ -653,10 +661,10 @@ CASES = {
     "labels of no class": (
         lambda: CrossEntropy()(Step(Y * 0 - 100, X, X, X, X, G)), "cross-entropy is nan: its input",
     ),
-    "a weight below zero": (lambda: LogitKD(-1.0), "weight of 'distil logits' is -1.0; losses are"),
+    "a weight below zero": (lambda: LogitKD(-1.0), "weight of 'distil logits'=-1.0; expected 0 or"),
     "a weight in words": (lambda: LogitKD("a"), "weight of 'distil logits'='a'; expected a finite"),
     "an unknown distance": (
-        lambda: DistanceKD(1.0, TeacherOutputs(X, X), Y, "x"), "distance 'x': choose one of",
+        lambda: DistanceKD(1.0, TeacherOutputs(X, X), Y, "x"), "distance='x'; choose one of",
     ),
     "no image to expose": (lambda: OutlierExposure(1.0, IMAGES[:0]), "0 images; expected at least"),
     "fewer answers": (lambda: Answers(1.0, IMAGES, X[:3]), "12 images and 3 logits"),
@@ -709,6 +717,80 @@ CASES = {
     "epochs without end": (lambda: costs.cost(costs.Plan(epochs=1e308)), "more FLOP than a number"),
     "a plan of data": (
         lambda: budget.describe(get_preset("shapes"), ["ce"], data_root="d"), "is rendered, it rea",
+    ),
+    # sizes beyond any memory
+    "a net of a million": (lambda: information.ClubNet(10**9, 10**6), "that takes 1.03e+03 GB of "),
+    "a net without end": (lambda: information.ClubNet(2**62, 4), "layer width 0=46116860184273879"),
+    "a wide hidden layer": (lambda: information.ClubNet(4, 4, (10**12,), (4,)), "takes 3.2e+04 GB"),
+    "a wide student": (lambda: ResNet18(10, width=10**6), "n_classes=10, width=1000000: that take"),
+    "a wide entrance": (lambda: LatentStem(2**62, 4), "latent_channels=4611686018427387904, width"),
+    "a wide adapter": (lambda: distil.FeatureAdapter(10**9, 10**9), "teacher_dim=1000000000, stud"),
+    "shapes without end": (lambda: render("star", 2**62, generator=G), "size=32: that takes 1.42e"),
+    "a test set without end": (lambda: load(n_test=10**12), "n=100000000000, size=32: that takes"),
+    "far images without end": (lambda: far_sets(2**62, 0), "n=4611686018427387904: that takes"),
+    "pairs without end": (
+        lambda: information.sample_correlated_gaussians(2**62, 4, 0.5), "n=4611686018427387904, d",
+    ),
+    "bars without end": (lambda: plots.score_histograms({"id": X[:, 0]}, bins=2**62), "bins=46116"),
+    "a grid without end": (lambda: plots.image_grid(IMAGES, columns=2**62), "columns=461168601842"),
+    "views without end": (lambda: augmented_copies(IMAGES, 2**50, G), "n_views=1125899906842624: "),
+    # pictures
+    "a grid on a list": (lambda: plots.image_grid(IMAGES, ax=[]), "ax is of type list; expected A"),
+    "bars on a figure": (lambda: plots.score_histograms({"id": X[:, 0]}, ax=Figure()), "is of typ"),
+    "a curve on a word": (lambda: plots.roc({"a": (X[:, 0], X[:, 0])}, ax="x"), "is of type str"),
+    "a table on nothing": (lambda: plots.table(["a", "b"], [["1", "2"]], ax=0), "is of type int"),
+    "curves on numbers": (lambda: plots.training_curves(HISTORY, axes=[1, 2]), "is of type int"),
+    "curves on a number": (lambda: plots.training_curves(HISTORY, axes=3), "axes=3; expected two"),
+    "a table of None": (lambda: plots.table(["a", "b"], None), "rows is of type NoneType; expecte"),
+    "a table of numbers": (lambda: plots.table(["a", "b"], [1, 2]), "row 0=1; expected several na"),
+    "a heading of None": (lambda: plots.table(None, [["a"]]), "header=None; expected several name"),
+    "titles in number": (lambda: plots.image_grid(IMAGES, titles=3), "titles=3; expected several"),
+    "no dots": (lambda: plots.save(Figure(), "a.png", dpi=0), "dpi=0: 0 x 0 pixels; the usual is"),
+    "dots in words": (lambda: plots.save(Figure(), "a.png", dpi="x"), "dpi='x'; expected a finite"),
+    "too many dots": (lambda: plots.save(Figure(), "a.png", dpi=10**9), "6.4e+09 x 4.8e+09 pixels"),
+    "a picture nowhere": (lambda: plots.save(Figure(), None), "path=None; expected a path, as 'fi"),
+    "a figure of no name": (lambda: plots.keep(Figure(), None), "name=None; expected a path"),
+    # files
+    "tensors of None": (lambda: write_tensors(Path("t"), None), "tensors is of type NoneType; exp"),
+    "tensors by number": (lambda: write_tensors(Path("t"), {1: X}), "names of tensors=[1]; expect"),
+    "a list as a tensor": (lambda: write_tensors(Path("t"), {"a": [1]}), "a is a list; expected a"),
+    "a sparse tensor kept": (
+        lambda: write_tensors(Path("t"), {"a": X.to_sparse()}), "a is a sparse_coo tensor; expecte",
+    ),
+    "a tensor of nothing": (
+        lambda: write_tensors(Path("t"), {"a": X.to("meta")}), "of the device 'meta', which holds ",
+    ),
+    "scores of nothing": (lambda: scores.energy(X.to("meta")), "logits is a tensor of the device "),
+    "a report nowhere": (lambda: report.write([RUN], None, None), "out=None; expected a path"),
+    "a section nowhere": (lambda: report.add_section(None, "a", {}), "path=None; expected a path"),
+    "a section of no name": (lambda: report.add_section("s", None, {}), "names=[None]; expected s"),
+    "a section of words": (lambda: report.add_section("s", "a", "b"), "content is of type str; ex"),
+    "images read late, by a word": (lambda: late(IMAGES)["a"], "type str into 12 images (a word)"),
+    "the image after the last": (lambda: late(IMAGES)[12], "index 12 is out of bounds"),
+    "images by halves": (lambda: late(IMAGES)[torch.tensor([1.5])], "type Tensor into 12 images"),
+    "images by rows": (lambda: late(IMAGES)[torch.zeros(2, 2).long()], "(no row of them); expecte"),
+    "a data set of a list": (lambda: openood.load(["cifar10"], "."), "unknown data set ['cifar10'"),
+    "a data root in number": (lambda: openood.load("cifar10", 3), "data_root=3; expected a path"),
+    # panels
+    "a panel of None": (lambda: Panel(None, drawn, alt="x"), "controls is of type NoneType; expec"),
+    "a panel of a number": (lambda: Panel({"a": 3}, drawn, alt="x"), "control 'a' is of type int;"),
+    "a panel of text": (lambda: Panel({"a": Text("q")}, drawn, alt="x"), "is of type Text; expect"),
+    "a panel of a range": (
+        lambda: Panel({"a": IntRangeSlider()}, drawn, alt="x"), "is of type IntRangeSlider; expect",
+    ),
+    "a panel of many": (
+        lambda: Panel({"a": SelectMultiple(options=[1])}, drawn, alt="x"), "of type SelectMultiple",
+    ),
+    "a panel without words": (lambda: Panel({"a": IntSlider()}, drawn, alt=None), "alt is of type"),
+    "a panel of no function": (lambda: Panel({"a": IntSlider()}, 3, alt="x"), "render is a int; e"),
+    "a panel of other names": (
+        lambda: Panel({"b": IntSlider()}, drawn, alt="x"), "render does not take the controls b (m",
+    ),
+    "a panel without a picture": (
+        lambda: Panel({"a": IntSlider()}, lambda a: "x", alt="x"), "render gives 'x'; expected a f",
+    ),
+    "a panel of two words": (
+        lambda: Panel({"a": IntSlider()}, lambda a: ("x", "y"), alt="x"), "render gives str and st",
     ),
     # models
     "a name without end": (lambda: weights.find("/" + "b" * 5000), "... (File name too long)"),

@@ -286,7 +286,7 @@ def test_another_sampler_shares_the_models_and_draws_other_latents(pipe, latents
         assert (synthesise(other, directions(3), names, **FEW) - latents).abs().max() > 1e-3
     same = with_sampler(pipe, "dpm++")
     assert_close(synthesise(same, directions(3), names, **FEW), latents, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="sampler='euler': choose one of plms, ddim, dpm"):
+    with pytest.raises(ValueError, match="sampler='euler'; choose one of plms, ddim, dpm"):
         with_sampler(pipe, "euler")
 
 

@@ -38,6 +38,11 @@ def test_what_is_written_is_read(tmp_path):
     back = read_tensors(tmp_path / "t")
     assert back.keys() == TENSORS.keys()
     assert all(torch.equal(back[k], TENSORS[k]) for k in TENSORS)
+    views = {"whole": torch.arange(6.0), "turned": torch.arange(6.0).view(2, 3).T}
+    views |= {"part": views["whole"][2:4]}  # of one memory, which safetensors refuses
+    write_tensors(tmp_path / "v", views)
+    back = read_tensors(tmp_path / "v")
+    assert all(torch.equal(back[k], views[k]) for k in views)
     write_record(tmp_path / "r", RECORD)
     assert read_record(tmp_path / "r", ["arm"]) == RECORD
 

@@ -375,7 +375,7 @@ def features_with(value):
         (dict(sigma=-0.1), "sigma = -0.1: expected a finite number"),
         (dict(sigma=float("inf")), "sigma = inf: expected a finite number"),
         (dict(sigma=float("nan")), "sigma = nan: expected a finite number"),
-        (dict(selection="nearest"), "'nearest': choose one of farthest, as_released, random"),
+        (dict(selection="nearest"), "'nearest'; choose one of farthest, as_released, random"),
         (dict(features=features_with(float("nan"))), r"rows \[7\] have NaN or infinite"),
         (dict(features=features_with(float("inf"))), r"rows \[7\] have NaN or infinite"),
         (dict(features=features_with(0.0)), r"rows \[7\] have zero length"),
@@ -400,7 +400,7 @@ def test_boundary_points_names_bad_input(own_errors):
 def test_select_candidates_names_bad_input(own_errors):
     with pytest.raises(ValueError, match="keep = 7: expected 1 to 6"):
         select_candidates(torch.zeros(4, 6), 7)
-    with pytest.raises(ValueError, match="'nearest': choose one of"):
+    with pytest.raises(ValueError, match="'nearest'; choose one of"):
         select_candidates(torch.zeros(4, 6), 2, "nearest")
 
 

@@ -254,7 +254,7 @@ def test_five_seeds_cannot_reach_five_percent_by_wilcoxon():
         (lambda: detection_metrics(["a"], [1]), "id_scores of type list does not convert"),
         (lambda: detection_metrics([1], [2], positive="OOD"), "positive='OOD' is not a class"),
         (lambda: roc_points([1], []), "ood_scores is empty"),
-        (lambda: bootstrap_interval([1], [2], metric="f1"), "metric='f1' is unknown"),
+        (lambda: bootstrap_interval([1], [2], metric="f1"), "metric='f1'; choose one of"),
         (lambda: bootstrap_interval([1], [2], n_resamples=0), "n_resamples=0"),
         (lambda: bootstrap_interval([1], [2], level=95), "level=95"),
         (lambda: bootstrap_interval([1], [2], positive="x"), "positive='x'"),

@@ -173,6 +173,7 @@ def test_lazy_images_are_those_of_the_tensor(tmp_path):
     assert lazy.shape == whole.shape and len(lazy) == 7
     index = torch.tensor([5, 0, 0])
     assert torch.equal(lazy[index], whole[index]) and torch.equal(lazy[2:5], whole[2:5])
+    assert torch.equal(torch.stack(list(lazy)), whole) and torch.equal(lazy[-1], whole[-1])
     assert torch.equal(torch.cat([lazy[i : i + 3] for i in range(0, len(lazy), 3)]), whole)
     assert torch.equal(subset(lazy, index)[:], whole[index])
     parts = [whole[:2], lazy, whole[4:]]

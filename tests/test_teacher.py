@@ -121,7 +121,7 @@ def test_a_head_that_flattens_first_gives_the_features_behind_its_linear_layer()
     enlarged = F.interpolate(to_float(photos()), size=128, mode="bilinear")
     assert_close(teacher.model(pixel_values=enlarged).logits, out.logits, rtol=1e-3, atol=1e-4)
     assert not any("_head" in name for name in teacher.state_dict()), "a weight has two names"
-    with pytest.raises(ValueError, match="teacher 'vgg'; choose one of cvt, resnet"):
+    with pytest.raises(ValueError, match="teacher='vgg'; choose one of cvt, resnet"):
         build_teacher("vgg", ["cat"], 4)
 
 

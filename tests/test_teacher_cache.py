@@ -145,7 +145,7 @@ def test_half_precision_halves_the_file(tmp_path):
 
 
 def test_an_unknown_number_format_is_named(tiny_teacher, own_errors):
-    with pytest.raises(ValueError, match="dtype='int8': choose one of float32, float16"):
+    with pytest.raises(ValueError, match="dtype='int8'; choose one of float32, float16"):
         view_key(photos(), tiny_teacher, n_views=1, generator=seeded(), dtype="int8")
 
 

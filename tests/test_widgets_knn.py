@@ -80,5 +80,5 @@ def test_a_bug_put_into_the_callback_is_caught_by_the_check(monkeypatch):
         return select(distances, keep, "released" if keep > 5 else selection, generator)
 
     monkeypatch.setattr(knn, "select_candidates", broken)
-    with pytest.raises(ValueError, match="selection = 'released'"):
+    with pytest.raises(ValueError, match="selection='released'"):
         panel.check()

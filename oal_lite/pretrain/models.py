@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from oal_lite.arguments import need_choice
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -13,8 +15,7 @@ def build_teacher(kind: str, class_names: Sequence[str], width: int) -> nn.Modul
     Raises:
         ValueError: for another kind.
     """
-    if kind not in TEACHERS:
-        raise ValueError(f"teacher {kind!r}; choose one of {', '.join(TEACHERS)}")
+    need_choice(TEACHERS, teacher=kind)
     return TEACHERS[kind](class_names, width)
 
 

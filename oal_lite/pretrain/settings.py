@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from oal_lite import presets, shapes
+from oal_lite.arguments import need_choice
 from oal_lite.benchmarks import ImageSet, generator_for, load
 from oal_lite.presets import PRESETS, get_preset
 from oal_lite.pretrain.models import TEACHERS
@@ -51,9 +52,7 @@ class PretrainSettings:
         """
         for name, value in vars(self).items():
             if name == "teacher":
-                if value not in TEACHERS:
-                    known = " or ".join(map(repr, TEACHERS))
-                    raise ValueError(f"teacher={value!r}; expected {known}")
+                need_choice(TEACHERS, teacher=value)
                 continue
             if name == "n_images" and value < 10:
                 raise ValueError(f"n_images={value}; expected at least 10, one of each class")

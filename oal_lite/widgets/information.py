@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from oal_lite.arguments import need_choice
 from oal_lite.contrastive_bounds import gaussian_critic, info_nce, nwj
 from oal_lite.mutual_information import (
     ClubNet,
@@ -47,8 +48,7 @@ def club_track(
     Raises:
         ValueError: if the protocol is unknown, or rho and dims are out of range.
     """
-    if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol={protocol!r}: choose one of {', '.join(get_args(Protocol))}")
+    need_choice(get_args(Protocol), protocol=protocol)
     generator = torch.Generator().manual_seed(seed)
     test = sample_correlated_gaussians(2000, dims, rho, generator)
     with torch.random.fork_rng(devices=[]):  # modules draw their weights from global state

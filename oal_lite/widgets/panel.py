@@ -6,6 +6,7 @@ HTML page): the static picture and the sentence travel in the cell's output.
 """
 
 import base64
+import inspect
 import io
 import re
 import struct
@@ -16,6 +17,8 @@ from html import escape
 import ipywidgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from oal_lite.arguments import need_kind
 
 Render = Callable[..., tuple[Figure | bytes, str]]
 
@@ -47,15 +50,25 @@ class Panel(ipywidgets.VBox):
             a sign in the meantime.
 
     Raises:
-        ValueError: if there are no controls.
+        ValueError: if there are no controls, or one that a panel cannot move; or if `render` does
+            not take them, or gives something else than a picture and a sentence.
     """
 
     def __init__(
         self, controls: Mapping[str, ipywidgets.ValueWidget], render: Render, *, alt: str,
         slow: bool = False,
     ):  # fmt: skip
+        need_kind(Mapping, "a control for each argument of render", controls=controls)
         if not controls:
             raise ValueError("a panel needs at least one control")
+        for name, control in controls.items():
+            if not _movable(control):
+                raise ValueError(
+                    f"control {name!r} is of type {type(control).__name__}; expected a slider of "
+                    "one number, a choice of one, or a checkbox"
+                )
+        need_kind(str, "what the picture shows", alt=alt)
+        _need_render(render, controls)
         self.controls, self.alt = dict(controls), alt
         self._start = {name: control.value for name, control in self.controls.items()}
         self._draw = lru_cache(maxsize=512)(lambda *values: self._render(render, values))
@@ -76,7 +89,13 @@ class Panel(ipywidgets.VBox):
         super().__init__([*self.controls.values(), self.reset_button, self.image, self.sentence])
 
     def _render(self, render: Render, values: tuple) -> tuple[bytes, str]:
-        drawn, sentence = render(**dict(zip(self.controls, values, strict=True)))
+        answer = render(**dict(zip(self.controls, values, strict=True)))
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise ValueError(f"render gives {answer!r:.60}; expected a figure and a sentence")
+        drawn, sentence = answer
+        if not isinstance(drawn, Figure | bytes) or not isinstance(sentence, str):
+            kinds = f"{type(drawn).__name__} and {type(sentence).__name__}"
+            raise ValueError(f"render gives {kinds}; expected a figure (or a PNG) and a sentence")
         return (drawn if isinstance(drawn, bytes) else picture(drawn)), sentence
 
     @property
@@ -156,6 +175,24 @@ def _img(png: bytes, alt: str) -> str:
         f'style="max-width: 100%; height: auto" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     )
+
+
+def _movable(control: object) -> bool:
+    """Whether it holds one number between two ends, one choice of several, or yes or no."""
+    value = getattr(control, "value", None)
+    number = isinstance(value, int | float) and hasattr(control, "max")
+    return number or isinstance(value, bool) or isinstance(getattr(control, "index", None), int)
+
+
+def _need_render(render: object, controls: Mapping) -> None:
+    """Refuse what cannot be called with the controls' names."""
+    if not callable(render):
+        raise ValueError(f"render is a {type(render).__name__}; expected a function")
+    try:
+        inspect.signature(render).bind(**controls)
+    except TypeError as error:
+        names = ", ".join(map(str, controls))
+        raise ValueError(f"render does not take the controls {names} ({error})") from None
 
 
 def _is_choice(control: ipywidgets.ValueWidget) -> bool:
