@@ -6,9 +6,9 @@ Each function takes arguments by name, so the sentence can name them:
 """
 
 import math
+import os
 from collections.abc import Iterable
 from numbers import Integral
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ def need_path(**values: object) -> None:
         ValueError: naming the first.
     """
     for name, value in values.items():
-        if not isinstance(value, str | Path):
+        if not isinstance(value, str | os.PathLike):
             raise ValueError(f"{name}={_short(value)}; expected a path, as 'figures'")
 
 

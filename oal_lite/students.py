@@ -70,7 +70,7 @@ class ResNet18(nn.Module):
     def __init__(self, n_classes: int, *, width: int = 64, stem: str = "small"):
         super().__init__()
         need_count(n_classes=n_classes, width=width)
-        weights = 2700 * width**2 + 8 * width * n_classes  # of the last two stages, and the head
+        weights = 2700 * width**2 + 8 * width * n_classes  # of the convolutions, and the head
         need_room(4 * weights, n_classes=n_classes, width=width)
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; choose 'small' (32 px) or 'large' (224 px)")
