@@ -367,59 +367,10 @@ def build_terms(
     _check_weights(weights)
     need_count(teacher_dim=teacher_dim, student_dim=student_dim)
     check_device(device)
-    if outliers is not None:
-        need_kind(Outliers, "as Materials.outliers gives", outliers=outliers)
-    if autoencoded is not None:
-        need_kind(Autoencoded, "as Materials.autoencoded gives", autoencoded=autoencoded)
-    if answers is not None:
-        need_kind(Views, "as views.draw_views gives", answers=answers)
-    if arm.outliers and outliers is None:
-        raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
-    if arm.exposure in ("matched", "latent") and autoencoded is None:
-        raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
-    if arm.distance and known is None:
-        raise ValueError("the teacher's distance needs what it knows of ID images: pass known=")
-    if arm.distance:
-        _check_known(known)
-        need_finite(**{"features of known": known[0].features, "logits of known": known[0].logits})
-        if known[0].features.shape[1:] != (teacher_dim,):
-            raise ValueError(
-                f"known holds features of shape {tuple(known[0].features.shape)}; expected "
-                f"(n, {teacher_dim}), as teacher_dim says"
-            )
-    if arm.exposure == "real" and real is None:
-        raise ValueError("exposure 'real' needs OOD images: pass real=")
-    if arm.answers and answers is None:
-        raise ValueError(
-            f"answers on {', '.join(arm.answers)} are the teacher's to give: pass answers="
-        )
-    if outliers is not None:
-        _check_outliers(outliers)
-    if autoencoded is not None:
-        _check_labelled(autoencoded.latents, autoencoded.labels, "encoded ID images")
-    if arm.exposure == "real":
-        check_images(real, "real OOD images")
-    if arm.exposure in ("decoded", "matched"):
-        check_images(outliers.images, "decoded outliers")
-    if arm.exposure == "matched":
-        if autoencoded.images is None:
-            raise ValueError("exposure 'matched' needs decoded ID images: Autoencoded(images=...)")
-        check_images(autoencoded.images, "decoded ID images")
-        if len(autoencoded.images) != len(autoencoded.labels):
-            raise ValueError(
-                f"{len(autoencoded.images)} decoded ID images have {len(autoencoded.labels)} "
-                "labels; expected one for each"
-            )
-    if arm.exposure == "latent" and autoencoded.latents.shape[1:] != outliers.latents.shape[1:]:
-        raise ValueError(
-            f"encoded ID images have latents of {tuple(autoencoded.latents.shape[1:])} and "
-            f"outliers of {tuple(outliers.latents.shape[1:])}; take both from one pipeline"
-        )
-    if arm.micl and outliers.vectors.shape[1] != teacher_dim:
-        raise ValueError(
-            f"outliers have {outliers.vectors.shape[1]} numbers each and the teacher's features "
-            f"{teacher_dim}; take both from one teacher"
-        )
+    _check_parts(
+        arm, outliers=outliers, teacher_dim=teacher_dim, known=known, autoencoded=autoencoded,
+        real=real, answers=answers,
+    )  # fmt: skip
     terms: list[Term] = [CrossEntropy()]
     if arm.distil:
         terms.append(LogitKD(weights.kd_logits))
@@ -502,12 +453,65 @@ def check_arm(arm: Arm) -> None:
         )
 
 
+def _check_parts(
+    arm: Arm, *, outliers: Outliers | None, teacher_dim: int,
+    known: tuple[TeacherOutputs, Tensor] | None, autoencoded: Autoencoded | None,
+    real: Tensor | None, answers: Views | None,
+) -> None:  # fmt: skip
+    """Refuse parts that an arm needs and does not get, and parts that do not go together."""
+    if outliers is not None:
+        need_kind(Outliers, "as Materials.outliers gives", outliers=outliers)
+        _check_outliers(outliers)
+    elif arm.outliers:
+        raise ValueError(f"an arm on {arm.outliers!r} outliers needs them: pass outliers=")
+    if arm.micl and outliers.vectors.shape[1] != teacher_dim:
+        raise ValueError(
+            f"outliers have {outliers.vectors.shape[1]} numbers each and the teacher's features "
+            f"{teacher_dim}; take both from one teacher"
+        )
+    if arm.exposure in ("decoded", "matched"):
+        check_images(outliers.images, "decoded outliers")
+    if autoencoded is not None:
+        need_kind(Autoencoded, "as Materials.autoencoded gives", autoencoded=autoencoded)
+        _check_labelled(autoencoded.latents, autoencoded.labels, "encoded ID images")
+    elif arm.exposure in ("matched", "latent"):
+        raise ValueError(f"exposure {arm.exposure!r} needs encoded ID images: pass autoencoded=")
+    if arm.exposure == "matched":
+        if autoencoded.images is None:
+            raise ValueError("exposure 'matched' needs decoded ID images: Autoencoded(images=...)")
+        check_images(autoencoded.images, "decoded ID images")
+        if len(autoencoded.images) != len(autoencoded.labels):
+            raise ValueError(
+                f"{len(autoencoded.images)} decoded ID images have {len(autoencoded.labels)} "
+                "labels; expected one for each"
+            )
+    if arm.exposure == "latent" and autoencoded.latents.shape[1:] != outliers.latents.shape[1:]:
+        raise ValueError(
+            f"encoded ID images have latents of {tuple(autoencoded.latents.shape[1:])} and "
+            f"outliers of {tuple(outliers.latents.shape[1:])}; take both from one pipeline"
+        )
+    if arm.exposure == "real":
+        if real is None:
+            raise ValueError("exposure 'real' needs OOD images: pass real=")
+        check_images(real, "real OOD images")
+    if answers is not None:
+        need_kind(Views, "as views.draw_views gives", answers=answers)
+    elif arm.answers:
+        raise ValueError(
+            f"answers on {', '.join(arm.answers)} are the teacher's to give: pass answers="
+        )
+    if arm.distance:
+        if known is None:
+            raise ValueError("the teacher's distance needs what it knows of ID images: pass known=")
+        _check_known(known, teacher_dim)
+
+
 def _check_weights(weights: LossWeights) -> None:
     need_kind(LossWeights, "as get_preset('shapes').weights", weights=weights)
     need_weight(**vars(weights))
 
 
-def _check_known(known: tuple[TeacherOutputs, Tensor]) -> None:
+def _check_known(known: tuple[TeacherOutputs, Tensor], teacher_dim: int) -> None:
     if not isinstance(known, tuple) or len(known) != 2:
         raise ValueError(
             f"known is a {type(known).__name__}; expected (TeacherOutputs, labels), what the "
@@ -515,6 +519,12 @@ def _check_known(known: tuple[TeacherOutputs, Tensor]) -> None:
         )
     need_kind(TeacherOutputs, "what the teacher says", **{"the first of known": known[0]})
     _check_labelled(known[0].features, known[1], "features of known")
+    need_finite(**{"logits of known": known[0].logits})
+    if known[0].features.shape[1:] != (teacher_dim,):
+        raise ValueError(
+            f"known holds features of shape {tuple(known[0].features.shape)}; expected "
+            f"(n, {teacher_dim}), as teacher_dim says"
+        )
 
 
 def _check_outliers(outliers: Outliers) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -143,158 +143,44 @@ def fit(
             device that is not there, or a checkpoint that is damaged or of another training.
         FloatingPointError: if a loss is not finite, with the names and values of the terms.
     """
-    need_kind(nn.ModuleList, "as recipes.build_terms gives", terms=terms)
-    need_kind(Views, "as views.draw_views gives", views=views)
-    need_kind(TrainSettings, "as get_preset('shapes').train", settings=settings)
     if on_epoch is not None and not callable(on_epoch):
         raise ValueError(f"on_epoch={on_epoch!r}; expected a function of the history, or None")
-    n = len(views.labels)
-    size = settings.batch_size
-    _check_settings(settings)
     need_generator(generator, or_none=False)
+    _check_terms(terms)
+    _check_settings(settings)
     _check_views(views, val)
-    if not len(terms):
-        raise ValueError("there are no loss terms; pass those of recipes.build_terms")
-    for i, term in enumerate(terms):
-        need_kind(Term, "as those of recipes.build_terms", **{f"terms[{i}]": term})
-    names = [t.name for t in terms]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two terms are named {twice[0]!r}; give each a name of its own")
-    if n < size:
-        raise ValueError(f"{n} training images are fewer than one batch of {size}")
-    classes = views.teacher_logits.shape[-1]
-    if views.labels.min() < 0 or views.labels.max() >= classes:
-        low, high = views.labels.min().item(), views.labels.max().item()
+    _check_classes(student, views, val)
+    if len(views.labels) < settings.batch_size:
         raise ValueError(
-            f"labels run from {low} to {high}; expected 0 to {classes - 1}, the teacher's classes"
-        )
-    if val is not None and len(val[1]) and not 0 <= val[1].min() <= val[1].max() < classes:
-        low, high = val[1].min().item(), val[1].max().item()
-        raise ValueError(f"labels of val run from {low} to {high}; expected 0 to {classes - 1}")
-    if isinstance(getattr(student, "head", None), nn.Linear) and (
-        student.head.out_features != classes
-    ):
-        raise ValueError(
-            f"the student tells {student.head.out_features} classes apart and the teacher "
-            f"{classes}; build it for as many"
-        )
-    if not callable(getattr(student, "entry_size", None)):
-        raise ValueError(
-            f"student is a {type(student).__name__}; expected students.ResNet18, or a module that "
-            "is called as one is and has its entry_size"
+            f"{len(views.labels)} training images are fewer than one batch of {settings.batch_size}"
         )
     if device is not None:
         check_device(device)
         _choose(torch.device(device))
     cpu = device is not None and torch.device(device).type == "cpu"
     accelerator = _accelerator(_precision(mixed_precision, cpu), cpu)
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    device = accelerator.device
-    side = student.entry_size(views.images.shape[-1])
-    student.to(device, memory_format=torch.channels_last)
-    terms.to(device)
-    views = views.to(device)  # once: a copy at every step would hold up a GPU
-    optimizer = _optimizer(student, list(terms), settings)
-    steps = settings.epochs * (n // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps,
-        # no warm-up in a very short run: one of a single step is a division by zero in torch
-        pct_start=min(0.1, 100 / steps) if steps > 10 else 0.0, cycle_momentum=False,
-    )  # fmt: skip
-    fused = [student.stem, *student.stages] if fuse and device.type == "cuda" else []
-    if fused:  # of sizes it does not know yet torch complains by dozens, and goes on
-        logging.getLogger("torch.utils._sympy.interp").setLevel(logging.ERROR)
-    for stage in fused:
-        stage.compile()
-    optimizer, schedule = accelerator.prepare(optimizer, schedule)
-    # for evaluation, so that it is not wrapped: several processes share out a batch here (`Share`)
-    student = accelerator.prepare_model(student, evaluation_mode=True)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-
-    history, done, started = History(), 0, time.perf_counter()
-    own = {  # optimisers that terms keep for networks of their own
-        f"{name}.{key}": value
-        for name, module in terms.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, torch.optim.Optimizer)
-    }
-    parts = {"student": accelerator.unwrap_model(student), "terms": terms, "optimizer": optimizer,
-             "schedule": schedule, "generator": generator, **own}  # fmt: skip
-    if isinstance(views.images, FreshViews):
-        parts["views"] = views.images.generator
-    if accelerator.scaler is not None:
-        parts["scaler"] = accelerator.scaler
-    keeper = Keeper(checkpoint, parts, {
-        **asdict(settings), "images": n, "views": len(views.images),
+    fused = _fuse(student) if fuse and accelerator.device.type == "cuda" else []
+    loop = _Loop(student, terms, views, settings, generator, accelerator)
+    keeper = Keeper(checkpoint, loop.parts(), {
+        **asdict(settings), "images": len(views.labels), "views": len(views.images),
         "terms": [[t.name, t.weight] for t in terms], "mixed_precision": mixed_precision,
     })  # fmt: skip
+
+    history, done, started = History(), 0, time.perf_counter()
     if saved := keeper.restore():
         history, done = History(**saved["history"]), saved["epochs"]
         started -= history.seconds
-    student.train()
+    loop.student.train()
     terms.train()
     bar = tqdm(range(done, settings.epochs), desc="epochs", disable=not progress, leave=False,
                initial=done, total=settings.epochs)  # fmt: skip
     for epoch in bar:
-        totals, correct = dict.fromkeys((t.name for t in terms), 0.0), 0.0
-        order = torch.randperm(n, generator=generator)[: n // size * size].view(-1, size)
-        for pick in order.to(views.labels.device):
-            view = torch.randint(len(views.images), (size,), generator=generator)
-            view = view.to(pick.device)
-            asked = {t.name: t.extra_images(size, generator) for t in terms}
-            images = {name: x for name, x in asked.items() if x is not None}
-            with accelerator.autocast():
-                asked = {t.name: t.extra_maps(size, side, generator) for t in terms}
-                maps = {name: m for name, m in asked.items() if m is not None}
-                shown = [share.of(x).to(device) for x in images.values()]
-                said = student(
-                    _input(_share_of_views(views.images, view, pick, share), device),
-                    _input(torch.cat(shown), device) if shown else None,
-                    torch.cat([share.of(x) for x in maps.values()]) if maps else None,
-                    own_batch=settings.own_batch,
-                )  # fmt: skip
-            logits, features = (share.gather(x.float()) for x in said)
-            extras = images | maps
-            sizes = [size, *map(len, extras.values())]
-            logits, *more_logits = logits.split(sizes)
-            features, *more_features = features.split(sizes)
-            step = Step(
-                labels=views.labels[pick].long(),
-                logits=logits,
-                features=features,
-                teacher_features=views.teacher_features[view, pick].float(),
-                teacher_logits=views.teacher_logits[view, pick],
-                generator=generator,
-                extra=dict(zip(extras, zip(more_logits, more_features, strict=True), strict=True)),
-            )
-            for term in terms:
-                term.before(step)
-            values = {term.name: term(step) for term in terms}
-            loss = sum(term.weight * values[term.name] for term in terms)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            share.average(p.grad for p in trained if p.grad is not None)
-            optimizer.step()
-            schedule.step()
-            # sums stay on the device: reading a number back at every step would stall a GPU
-            for name, value in values.items():
-                totals[name] = totals[name] + value.detach()
-            correct = correct + (step.logits.argmax(1) == step.labels).float().mean()
-        with torch.no_grad():  # statistics of batch normalisation are those of shares
-            kept = (x for part in (student, terms) for x in part.state_dict().values())
-            share.average(x for x in kept if x.is_floating_point())
-        means = {name: float(total) / len(order) for name, total in totals.items()}
-        if not all(map(math.isfinite, means.values())):
-            raise FloatingPointError(f"a loss is not finite: {means}; lower the learning rate")
-        if not all(p.isfinite().all() for p in student.parameters()):
-            raise FloatingPointError(
-                f"weights are not finite after losses of {means}; lower the learning rate"
-            )
+        means, accuracy = loop.epoch()
         history.terms.append(means)
-        history.train_accuracy.append(float(correct) / len(order))
+        history.train_accuracy.append(accuracy)
         if val is not None:
             with torch.compiler.set_stance("force_eager") if fused else nullcontext():
-                right = predict(student, val[0])[0].argmax(1) == val[1]
+                right = predict(loop.student, val[0])[0].argmax(1) == val[1]
             history.val_accuracy.append(right.float().mean().item())
             bar.set_postfix(val_accuracy=f"{history.val_accuracy[-1]:.3f}")
         history.seconds = time.perf_counter() - started
@@ -306,8 +192,140 @@ def fit(
     for stage in fused:
         stage._compiled_call_impl = None  # what scores it later has other batches and no autocast
     # Scores are taken in full precision: in bfloat16 a logit has two or three digits.
-    accelerator.unwrap_model(student, keep_fp32_wrapper=False).eval()
+    accelerator.unwrap_model(loop.student, keep_fp32_wrapper=False).eval()
     return history
+
+
+class _Loop:
+    """One training, put together: a student, its loss terms, its images, and what moves them.
+
+    Args:
+        student, terms, views, settings, generator: as of `fit`.
+        accelerator: says on which device, in which precision and among how many processes.
+    """
+
+    def __init__(
+        self, student: nn.Module, terms: nn.ModuleList, views: Views, settings: TrainSettings,
+        generator: torch.Generator, accelerator,  # noqa: ANN001 - imported where it is made
+    ):  # fmt: skip
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        student.to(self.device, memory_format=torch.channels_last)
+        self.terms = terms.to(self.device)
+        self.views = views.to(self.device)  # once: a copy at every step would hold up a GPU
+        self.settings, self.generator = settings, generator
+        self.side = student.entry_size(views.images.shape[-1])
+        optimizer = _optimizer(student, list(terms), settings)
+        steps = settings.epochs * (len(views.labels) // settings.batch_size)
+        self.optimizer, self.schedule = accelerator.prepare(optimizer, _schedule(optimizer, steps))
+        # for evaluation, so that it is not wrapped: several processes share a batch by `Share`
+        self.student = accelerator.prepare_model(student, evaluation_mode=True)
+
+    def parts(self) -> dict:
+        """All that a checkpoint has to hold, by name."""
+        parts = {"student": self.accelerator.unwrap_model(self.student), "terms": self.terms,
+                 "optimizer": self.optimizer, "schedule": self.schedule,
+                 "generator": self.generator}  # fmt: skip
+        for name, module in self.terms.named_modules():
+            for key, value in vars(module).items():
+                if isinstance(value, torch.optim.Optimizer):  # of a term, for a network of its own
+                    parts[f"{name}.{key}"] = value
+        if isinstance(self.views.images, FreshViews):
+            parts["views"] = self.views.images.generator
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler
+        return parts
+
+    def epoch(self) -> tuple[dict[str, float], float]:
+        """Go once through the images, in a new order: every term's mean, and the ID accuracy.
+
+        Raises:
+            FloatingPointError: if a loss or a weight is not finite.
+        """
+        n, size = len(self.views.labels), self.settings.batch_size
+        order = torch.randperm(n, generator=self.generator)[: n // size * size].view(-1, size)
+        totals, correct = dict.fromkeys((t.name for t in self.terms), 0.0), 0.0
+        for pick in order.to(self.views.labels.device):
+            step = self.look(pick)
+            # sums stay on the device: reading a number back at every step would stall a GPU
+            for name, value in self.learn(step).items():
+                totals[name] = totals[name] + value.detach()
+            correct = correct + (step.logits.argmax(1) == step.labels).float().mean()
+        with torch.no_grad():  # statistics of batch normalisation are those of shares
+            kept = (x for part in (self.student, self.terms) for x in part.state_dict().values())
+            self.share.average(x for x in kept if x.is_floating_point())
+        means = {name: float(total) / len(order) for name, total in totals.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise FloatingPointError(f"a loss is not finite: {means}; lower the learning rate")
+        if not all(p.isfinite().all() for p in self.student.parameters()):
+            raise FloatingPointError(
+                f"weights are not finite after losses of {means}; lower the learning rate"
+            )
+        return means, float(correct) / len(order)
+
+    def look(self, pick: Int[Tensor, " b"]) -> Step:
+        """Send one view of each of these images through the student, and what the terms ask for."""
+        views, size, share = self.views, len(pick), self.share
+        view = torch.randint(len(views.images), (size,), generator=self.generator)
+        view = view.to(pick.device)
+        asked = {t.name: t.extra_images(size, self.generator) for t in self.terms}
+        images = {name: x for name, x in asked.items() if x is not None}
+        with self.accelerator.autocast():
+            asked = {t.name: t.extra_maps(size, self.side, self.generator) for t in self.terms}
+            maps = {name: m for name, m in asked.items() if m is not None}
+            shown = [share.of(x).to(self.device) for x in images.values()]
+            said = self.student(
+                _input(_share_of_views(views.images, view, pick, share), self.device),
+                _input(torch.cat(shown), self.device) if shown else None,
+                torch.cat([share.of(x) for x in maps.values()]) if maps else None,
+                own_batch=self.settings.own_batch,
+            )
+        extras = images | maps
+        sizes = [size, *map(len, extras.values())]
+        (logits, *more_logits), (features, *more_features) = (
+            share.gather(x.float()).split(sizes) for x in said
+        )
+        return Step(
+            labels=views.labels[pick].long(),
+            logits=logits,
+            features=features,
+            teacher_features=views.teacher_features[view, pick].float(),
+            teacher_logits=views.teacher_logits[view, pick],
+            generator=self.generator,
+            extra=dict(zip(extras, zip(more_logits, more_features, strict=True), strict=True)),
+        )
+
+    def learn(self, step: Step) -> dict[str, Float[Tensor, ""]]:
+        """Take one step down the weighted sum of the terms; their values, unweighted."""
+        for term in self.terms:
+            term.before(step)
+        values = {term.name: term(step) for term in self.terms}
+        loss = sum(term.weight * values[term.name] for term in self.terms)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        trained = (p for group in self.optimizer.param_groups for p in group["params"])
+        self.share.average(p.grad for p in trained if p.grad is not None)
+        self.optimizer.step()
+        self.schedule.step()
+        return values
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps,
+        # no warm-up in a very short run: one of a single step is a division by zero in torch
+        pct_start=min(0.1, 100 / steps) if steps > 10 else 0.0, cycle_momentum=False,
+    )  # fmt: skip
+
+
+def _fuse(student: nn.Module) -> list[nn.Module]:
+    """Let torch.compile fuse the layers of each of the student's stages, when it is first used."""
+    # of sizes it does not know yet torch complains by dozens, and goes on
+    logging.getLogger("torch.utils._sympy.interp").setLevel(logging.ERROR)
+    stages = [student.stem, *student.stages]
+    for stage in stages:
+        stage.compile()
+    return stages
 
 
 def _choose(device: torch.device) -> None:
@@ -351,8 +369,44 @@ def _share_of_views(
     return images[share.of(view), share.of(pick)]
 
 
+def _check_terms(terms: nn.ModuleList) -> None:
+    """Refuse what is no list of loss terms, each with a name of its own."""
+    need_kind(nn.ModuleList, "as recipes.build_terms gives", terms=terms)
+    if not len(terms):
+        raise ValueError("there are no loss terms; pass those of recipes.build_terms")
+    for i, term in enumerate(terms):
+        need_kind(Term, "as those of recipes.build_terms", **{f"terms[{i}]": term})
+    names = [t.name for t in terms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two terms are named {twice[0]!r}; give each a name of its own")
+
+
+def _check_classes(student: nn.Module, views: Views, val: tuple | None) -> None:
+    """Refuse labels beyond the teacher's classes, and a student that tells others apart."""
+    classes = views.teacher_logits.shape[-1]
+    for labels, what in ((views.labels, "labels"), (val and val[1], "labels of val")):
+        if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            low, high = labels.min().item(), labels.max().item()
+            raise ValueError(
+                f"{what} run from {low} to {high}; expected 0 to {classes - 1}, the teacher's "
+                "classes"
+            )
+    head = getattr(student, "head", None)
+    if isinstance(head, nn.Linear) and head.out_features != classes:
+        raise ValueError(
+            f"the student tells {head.out_features} classes apart and the teacher {classes}; build "
+            "it for as many"
+        )
+    if not callable(getattr(student, "entry_size", None)):
+        raise ValueError(
+            f"student is a {type(student).__name__}; expected students.ResNet18, or a module that "
+            "is called as one is and has its entry_size"
+        )
+
+
 def _check_settings(s: TrainSettings) -> None:
     """Refuse numbers with which no training can be meant."""
+    need_kind(TrainSettings, "as get_preset('shapes').train", settings=s)
     for name, least in {"epochs": 1, "batch_size": 2, "keep_every": 1}.items():
         need_whole(**{name: getattr(s, name)})
         if type(getattr(s, name)) is not int:  # they are written into files, as JSON
@@ -375,6 +429,7 @@ def _check_settings(s: TrainSettings) -> None:
 
 def _check_views(views: Views, val: tuple[Tensor | LazyImages, Tensor] | None) -> None:
     """Refuse views whose parts do not belong together, and images that are none."""
+    need_kind(Views, "as views.draw_views gives", views=views)
     need_integers(labels=views.labels)
     need_tensor(teacher_features=views.teacher_features, teacher_logits=views.teacher_logits)
     shape = tuple(views.images.shape)

@@ -33,7 +33,7 @@ def due(step: int, steps: int) -> bool:
     return (step + 1) % KEEP_EVERY == 0 or step + 1 == steps
 
 
-def half(device: str) -> torch.autocast:
+def half(device: str | torch.device) -> torch.autocast:
     """A context of bfloat16 arithmetic on a GPU; on a CPU it changes nothing."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")

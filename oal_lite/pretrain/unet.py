@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -47,54 +48,24 @@ def train_unet(
     noise level t / T is drawn logit-normally (Esser et al., ICML 2024, section 3.1).
     What is saved is the exponential moving average of the weights.
     """
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import AutoencoderKL
 
     started = time.perf_counter()
     source = source or source_for("shapes", settings)
-    data, names = source.images, source.class_names
     teacher = Teacher.from_pretrained(out / "teacher", device=device)
-    features = F.normalize(teacher(data.images, progress=True).features, dim=1)
+    features = F.normalize(teacher(source.images.images, progress=True).features, dim=1)
     vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", dtype=torch.float32)
     vae.register_to_config(_name_or_path="")  # or this machine's folder would ship with it
-    words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
-    tokenizer = build_tokenizer([*words, *names])
+    pipeline = _untrained(settings, source, features, vae, device)
+    latents = encode(pipeline, source.images.images).to(device)
+    told = _Told(settings, source, features, pipeline, device)
 
-    torch.manual_seed(settings.seed)
-    text_encoder = build_text_encoder(tokenizer, teacher.feature_dim)
-    unet = build_unet(teacher.feature_dim, settings.unet_width)
-    pieces = [tokenizer(w, add_special_tokens=False).input_ids for w in names]
-    if long := [name for name, p in zip(names, pieces, strict=True) if len(p) > 1]:
-        raise ValueError(f"class name {long[0]!r} is several tokens; give one word for each class")
-    class_ids = torch.tensor(pieces)[:, 0]
-    means = torch.stack([features[data.labels == c].mean(0) for c in range(len(class_ids))])
-    table = text_encoder.get_input_embeddings().weight
-    with torch.no_grad():
-        table[class_ids] = F.normalize(means, dim=1) * settings.token_scale
-
-    pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(device)  # fmt: skip
-    vae.requires_grad_(False)
-    class_ids = class_ids.to(device)
-    table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))  # class words stay put
-    latents, features = encode(pipeline, data.images).to(device), features.to(device)
-    prompts = [[prompt_tokens(tokenizer, t, w) for w in names] for t in TEMPLATES]
-    ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts]).to(device)
-    slots = torch.tensor([[position for _, position in row] for row in prompts], device=device)
-    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0].to(device)
-
-    both = nn.ModuleList([unet, text_encoder]).train()
+    both = nn.ModuleList([pipeline.unet, pipeline.text_encoder]).train()
     average = torch.optim.swa_utils.AveragedModel(
         both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
     )
     optimizer = torch.optim.AdamW(both.parameters(), lr=settings.unet_lr, weight_decay=0.0)
     schedule = loop.cosine(optimizer, settings.unet_steps)
-    alphas = pipeline.scheduler.alphas_cumprod.to(device)
-    all_labels = data.labels.to(device)
-    n = settings.unet_batch_size
-    rows = torch.arange(n, device=device)
     generator = generator_for(settings.seed, "unet batches")
     parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
              "generator": generator}  # fmt: skip
@@ -105,30 +76,10 @@ def train_unet(
     running = None if saved["loss"] is None else torch.tensor(saved["loss"], device=device)
     bar = tqdm(range(saved["steps"], settings.unet_steps), desc="diffusion")
     for step in bar:
-        pick = torch.randint(len(data), (n,), generator=generator).to(device)
-        template = torch.randint(len(TEMPLATES), (n,), generator=generator).to(device)
-        chance = torch.rand(n, 2, generator=generator).to(device)
-        labels = all_labels[pick]
-        tokens, positions = ids[template, labels], slots[template, labels]
-        word = table[tokens[rows, positions]].detach()
-        own = chance[:, :1] < settings.p_image_feature
-        vectors = torch.where(own, features[pick] * settings.token_scale, word)
-        silent = chance[:, 1] < settings.p_no_prompt
-        tokens = torch.where(silent[:, None], empty, tokens)
-        vectors = torch.where(silent[:, None], table[tokens[rows, positions]], vectors)
-        with swapped_word(text_encoder, positions, vectors), loop.half(device):
-            context = text_encoder(tokens)[0]
-
-        # Mostly the middle noise levels, where the outline is decided; a uniform draw would spend
-        # half of its steps where next to nothing of the image is left.
-        middle = torch.randn(n, generator=generator) - settings.noise_shift
-        t = (middle.sigmoid() * len(alphas)).long().to(device)
-        a, s = alphas[t].sqrt().view(n, 1, 1, 1), (1 - alphas[t]).sqrt().view(n, 1, 1, 1)
-        x = latents[pick]
-        e = torch.randn(x.shape, generator=generator).to(device)
-        with loop.half(device):
-            v = unet(a * x + s * e, t, context).sample
-        loss = F.mse_loss(v.float(), a * e - s * x)
+        pick = torch.randint(len(latents), (settings.unet_batch_size,), generator=generator)
+        pick = pick.to(device)
+        context = told.draw(pick, generator)
+        loss = _velocity_loss(pipeline, latents[pick], context, settings.noise_shift, generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
@@ -149,6 +100,103 @@ def train_unet(
         "seconds": round(time.perf_counter() - started),
         **recognised(out, teacher, source),
     }
+
+
+def _untrained(
+    settings: PretrainSettings, source: Source, features: Float[Tensor, "n d"], vae: nn.Module,
+    device: str,
+):  # noqa: ANN202  # fmt: skip
+    """The pipeline before its training. A class's word is its mean feature, and stays it.
+
+    Raises:
+        ValueError: if a class has a name of several tokens.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    names, width = source.class_names, features.shape[1]
+    words = [w for t in TEMPLATES for w in t.replace("-", " - ").lower().replace("{}", "").split()]
+    tokenizer = build_tokenizer([*words, *names])
+    pieces = [tokenizer(w, add_special_tokens=False).input_ids for w in names]
+    if long := [name for name, p in zip(names, pieces, strict=True) if len(p) > 1]:
+        raise ValueError(f"class name {long[0]!r} is several tokens; give one word for each class")
+    torch.manual_seed(settings.seed)
+    text_encoder = build_text_encoder(tokenizer, width)
+    unet = build_unet(width, settings.unet_width)
+    class_ids, labels = torch.tensor(pieces)[:, 0], source.images.labels
+    means = torch.stack([features[labels == c].mean(0) for c in range(len(names))])
+    table = text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[class_ids] = F.normalize(means, dim=1) * settings.token_scale
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+        scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(device)  # fmt: skip
+    vae.requires_grad_(False)
+    class_ids = class_ids.to(device)
+    table.register_hook(lambda grad: grad.index_fill(0, class_ids, 0.0))
+    return pipeline
+
+
+class _Told:
+    """What the UNet is told of an image: a prompt with its class's word, or with its own feature.
+
+    Args:
+        settings: how often it is the feature, and how often nothing is told.
+        source: of the images, their classes and words.
+        features: of the images, of unit length.
+        pipeline: whose text encoder reads the prompt.
+        device: where it does.
+    """
+
+    def __init__(
+        self, settings: PretrainSettings, source: Source, features: Float[Tensor, "n d"], pipeline,  # noqa: ANN001
+        device: str,
+    ):  # fmt: skip
+        self.settings, self.device, self.text_encoder = settings, device, pipeline.text_encoder
+        self.features, self.labels = features.to(device), source.images.labels.to(device)
+        tokenizer = pipeline.tokenizer
+        prompts = [[prompt_tokens(tokenizer, t, w) for w in source.class_names] for t in TEMPLATES]
+        ids = torch.stack([torch.stack([tokens for tokens, _ in row]) for row in prompts])
+        self.ids = ids.to(device)  # by template and class
+        self.slots = torch.tensor([[place for _, place in row] for row in prompts], device=device)
+        empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+        self.empty = empty.to(device)
+
+    def draw(self, pick: Int[Tensor, " b"], generator: torch.Generator) -> Float[Tensor, "b l d"]:
+        """The text encoder's answer to a random prompt for each of these images."""
+        n, table = len(pick), self.text_encoder.get_input_embeddings().weight
+        template = torch.randint(len(TEMPLATES), (n,), generator=generator).to(self.device)
+        chance = torch.rand(n, 2, generator=generator).to(self.device)
+        labels, rows = self.labels[pick], torch.arange(n, device=self.device)
+        tokens, positions = self.ids[template, labels], self.slots[template, labels]
+        word = table[tokens[rows, positions]].detach()
+        own = chance[:, :1] < self.settings.p_image_feature
+        vectors = torch.where(own, self.features[pick] * self.settings.token_scale, word)
+        silent = chance[:, 1] < self.settings.p_no_prompt
+        tokens = torch.where(silent[:, None], self.empty, tokens)
+        vectors = torch.where(silent[:, None], table[tokens[rows, positions]], vectors)
+        with swapped_word(self.text_encoder, positions, vectors), loop.half(self.device):
+            return self.text_encoder(tokens)[0]
+
+
+def _velocity_loss(
+    pipeline, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"], shift: float,  # noqa: ANN001
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:  # fmt: skip
+    """|| v - v_hat ||^2 of latents at random noise levels, the mean over all numbers.
+
+    Mostly at the middle levels, where the outline is decided; a uniform draw would spend half of
+    its steps where next to nothing of the image is left.
+    """
+    alphas = pipeline.scheduler.alphas_cumprod.to(x.device)
+    middle = torch.randn(len(x), generator=generator) - shift
+    t = (middle.sigmoid() * len(alphas)).long().to(x.device)
+    a, s = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
+    e = torch.randn(x.shape, generator=generator).to(x.device)
+    with loop.half(x.device):
+        v = pipeline.unet(a * x + s * e, t, context).sample
+    return F.mse_loss(v.float(), a * e - s * x)
 
 
 def _save_half(pipeline, weights: nn.ModuleList, folder: Path) -> None:  # noqa: ANN001
