@@ -66,6 +66,7 @@ def train_unet(
     )
     optimizer = torch.optim.AdamW(both.parameters(), lr=settings.unet_lr, weight_decay=0.0)
     schedule = loop.cosine(optimizer, settings.unet_steps)
+    alphas = pipeline.scheduler.alphas_cumprod.to(device)
     generator = generator_for(settings.seed, "unet batches")
     parts = {"both": both, "average": average, "optimizer": optimizer, "schedule": schedule,
              "generator": generator}  # fmt: skip
@@ -79,7 +80,9 @@ def train_unet(
         pick = torch.randint(len(latents), (settings.unet_batch_size,), generator=generator)
         pick = pick.to(device)
         context = told.draw(pick, generator)
-        loss = _velocity_loss(pipeline, latents[pick], context, settings.noise_shift, generator)
+        loss = _velocity_loss(
+            pipeline.unet, latents[pick], context, alphas, settings.noise_shift, generator
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
@@ -181,21 +184,20 @@ class _Told:
 
 
 def _velocity_loss(
-    pipeline, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"], shift: float,  # noqa: ANN001
-    generator: torch.Generator,
+    unet: nn.Module, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"],
+    alphas: Float[Tensor, " t"], shift: float, generator: torch.Generator,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """|| v - v_hat ||^2 of latents at random noise levels, the mean over all numbers.
 
     Mostly at the middle levels, where the outline is decided; a uniform draw would spend half of
     its steps where next to nothing of the image is left.
     """
-    alphas = pipeline.scheduler.alphas_cumprod.to(x.device)
     middle = torch.randn(len(x), generator=generator) - shift
     t = (middle.sigmoid() * len(alphas)).long().to(x.device)
     a, s = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
     e = torch.randn(x.shape, generator=generator).to(x.device)
     with loop.half(x.device):
-        v = pipeline.unet(a * x + s * e, t, context).sample
+        v = unet(a * x + s * e, t, context).sample
     return F.mse_loss(v.float(), a * e - s * x)
 
 
