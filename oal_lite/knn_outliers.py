@@ -12,6 +12,7 @@ same picks and hardly builds a candidate: `knn_pruning` says how.
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -29,7 +30,17 @@ from oal_lite.arguments import (
     need_tensor,
     need_whole,
 )
-from oal_lite.knn_pruning import contests, drifts, edge, rounds_at_once, undefeated, winners
+from oal_lite.knn_pruning import (
+    contests,
+    drifts,
+    edge,
+    one_thread,
+    rounds_at_once,
+    undefeated,
+    winners,
+)
+
+SUMS = 2**25  # beside noise that is drawn, a second thread needs so many sums to count: 3 ms
 
 Selection = Literal["farthest", "as_released", "random"]
 
@@ -262,8 +273,8 @@ def sample_outliers(
     with ThreadPoolExecutor(1) as pool:
         noises = _Noise([[generator]], n_candidates, features.shape[1], features.device, pool)
         z = unit(features.double())
-        boundary = _boundary(z, k, n_boundary)
-        (outliers,) = _sample(z, boundary, noises, k, sigma, keep, selection)
+        edge_of_class = _edge(z, k, n_boundary)
+        (outliers,) = _sample(z, *edge_of_class, noises, k, sigma, keep, selection)
     return outliers.to(features.dtype)
 
 
@@ -339,9 +350,9 @@ def sample_outliers_per_class(
         noises = _Noise(splits, n_candidates, features.shape[1], features.device, pool)
         for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
             z = unit(features[labels == c].double())
-            boundary = _boundary(z, k, n_boundary)
+            edge_of_class = _edge(z, k, n_boundary)
             for _ in starts:
-                kept = _sample(z, boundary, noises, k, sigma, keep, selection)
+                kept = _sample(z, *edge_of_class, noises, k, sigma, keep, selection)
                 outliers.append(kept.flatten(0, 1).to(features.dtype))
     classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
     return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
@@ -364,15 +375,17 @@ def round_generator(
     return Generator(device).manual_seed(int(split.generate_state(1)[0]))
 
 
-def _boundary(z, k, n_boundary):
-    return _largest(edge(z, k, n_boundary), n_boundary)
+def _edge(z, k, n_boundary):
+    """Which points are the boundary, and their cosines with all."""
+    boundary = _largest(edge(z, k, n_boundary), n_boundary)
+    return boundary, z[boundary] @ z.T
 
 
 class _Noise:
     """Noise of some rounds at a time, each from a generator of its own.
 
-    A CPU draws in a thread: it keeps one core busy, as long as all does that follows the large
-    product. A GPU draws when the noise is taken, in the order of its other work.
+    A CPU draws in a thread, which keeps one core busy beside all that follows the large product. A
+    GPU draws when the noise is taken, in the order of its other work.
     """
 
     def __init__(self, splits, n: int, d: int, device: torch.device, pool: Executor):
@@ -388,9 +401,10 @@ class _Noise:
         self._device, self._coming = device, map(begin, splits)
         self.start()
 
-    def start(self) -> None:
-        """Begin to draw the next, if there is a next."""
+    def start(self) -> bool:
+        """Begin to draw the next; whether there is a next."""
         self._next = next(self._coming, None)
+        return self._next is not None
 
     def take(self) -> tuple[Sequence[Generator | None], Float[Tensor, "r n d"]]:
         """Wait for what was begun: generators and their noise."""
@@ -398,23 +412,24 @@ class _Noise:
         return generators, noise.to(self._device)
 
 
-def _sample(z, boundary, noises, k, sigma, keep, selection):
+def _sample(z, boundary, gram, noises, k, sigma, keep, selection):
     """Outliers of one class from the next noises: (r, b * keep, d)."""
-    gram, b = z[boundary] @ z.T, len(boundary)
     generators, noise = noises.take()
-    r, s, _ = noise.shape
-    if selection == "random":
-        noises.start()
-        shape = z.new_empty(b, s)
-        picks = torch.stack([select_candidates(shape, keep, "random", g) for g in generators])
-    else:
-        drift = drifts(z, noise, sigma)
-        noises.start()  # the product takes all cores, and what follows does not
-        how = dict(k=k, sigma=sigma, keep=keep, selection=selection)
-        left = undefeated(z, boundary, gram, noise, drift, **how)
-        picks = winners(*left, r=r, b=b, s=s, keep=keep, selection=selection)
-    moves = noise[torch.arange(r, device=z.device)[:, None], picks % s]
-    return unit(z[boundary[picks // s]] + sigma * moves.double())
+    b, (r, s, _), threads = len(boundary), noise.shape, torch.get_num_threads()
+    drift = None if selection == "random" else drifts(z, noise, sigma)
+    drawing = noises.start()
+    if drawing:
+        threads = max(1, min(threads, r * s * gram.numel() // SUMS))
+    with one_thread() if drawing else nullcontext():
+        if selection == "random":
+            shape = z.new_empty(b, s)
+            picks = torch.stack([select_candidates(shape, keep, "random", g) for g in generators])
+        else:
+            how = dict(k=k, sigma=sigma, keep=keep, selection=selection)
+            left = undefeated(z, boundary, gram, noise, drift, **how, threads=threads)
+            picks = winners(*left, r=r, b=b, s=s, keep=keep, selection=selection)
+        moves = noise[torch.arange(r, device=z.device)[:, None], picks % s]
+        return unit(z[boundary[picks // s]] + sigma * moves.double())
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

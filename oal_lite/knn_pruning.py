@@ -13,8 +13,9 @@ where its error is bounded and given away. The few who are left are measured in 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import no_type_check
 
@@ -40,6 +41,21 @@ def rounds_at_once(
     """How many rounds of noise `undefeated` may take together at (n, d) features."""
     n, d = shape
     return rows_at_once(n_candidates * (4 * d + 4 * n + 64 * n_boundary), device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let this thread's torch compute in one thread for a while.
+
+    Beside the noise that another thread draws: a step that is shared by two cores would wait at
+    its end for the core that is drawing, longer than it takes one core to do all of it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def contests(values: Shaped[Tensor, "*r b s"], selection: str) -> Shaped[Tensor, "*r x y"]:
@@ -116,8 +132,39 @@ def undefeated(
     sigma: float,
     keep: int,
     selection: str,
+    threads: int = 1,
 ) -> tuple[Int[Tensor, "m"], Float[Tensor, "m"]]:
     """All candidates of r rounds that might be picked, and their k-th distances.
+
+    Args:
+        z: unit vectors, float64.
+        boundary: which of them are the boundary points.
+        gram: cosines of the boundary points with all unit vectors, float64.
+        noise: float32.
+        drift: from `drifts`.
+        k: which neighbour counts.
+        sigma: standard deviation of the noise.
+        keep: how many candidates win a contest.
+        selection: "farthest" or "as_released".
+        threads: how many may count.
+
+    Returns:
+        The numbers of the candidates among all r b s, in ascending order, and the distances.
+    """
+    (n, d), b, (r, s) = z.shape, len(boundary), noise.shape[:2]
+    single, points = gram.float(), z[boundary]
+    noise, drift = noise.flatten(0, 1), drift.flatten(0, 1)
+    line = _lines(boundary, single, noise, drift, r, k, sigma, keep, selection)
+    few = fewer_than(k, single, drift, line, threads)
+    turn, point, push = few.view(r, s, b).mT.nonzero(as_tuple=True)
+    parts = torch.stack([point, turn * s + push])
+    parts = parts.split(rows_at_once(16 * (n + d), z.device), dim=1)
+    distances = torch.cat([_distances(z, points, gram, noise, sigma, k, *part) for part in parts])
+    return (turn * b + point) * s + push, distances
+
+
+def _lines(boundary, single, noise, drift, r, k, sigma, keep, selection):
+    """What g + p must reach to count as a neighbour nearer than T: (r s, b).
 
     A few likely winners of each contest give the mark T. With single-precision values g + p of
     (x_b + d_s) . x_j that are off by `error` at most, and low <= |x_b + d_s| <= high, the k-th
@@ -130,36 +177,20 @@ def undefeated(
         g + p >= T high + error                           (T low, where T is negative)
 
     for then k of its cosines lie above T, whatever the rounding.
-
-    Args:
-        z: unit vectors, float64.
-        boundary: which of them are the boundary points.
-        gram: cosines of the boundary points with all unit vectors, float64.
-        noise: float32.
-        drift: from `drifts`.
-        k: which neighbour counts.
-        sigma: standard deviation of the noise.
-        keep: how many candidates win a contest.
-        selection: "farthest" or "as_released".
-
-    Returns:
-        The numbers of the candidates among all r b s, in ascending order, and the distances.
     """
-    (n, d), b, (r, s) = z.shape, len(boundary), noise.shape[:2]
-    points, noise, drift = z[boundary], noise.flatten(0, 1), drift.flatten(0, 1)
-    single = gram.float()
+    b, s, device = len(boundary), len(noise) // r, single.device
     lengths = sigma * torch.linalg.vector_norm(noise, dim=1, keepdim=True)
-    error = rounding_error(d) * (1 + lengths)
+    error = rounding_error(noise.shape[1]) * (1 + lengths)
     squares, spread = 1 + lengths**2 + 2 * drift.index_select(1, boundary), (1 + lengths) * error
     low, high = (squares - spread).clamp_min(0).sqrt(), (squares + spread).clamp_min(0).sqrt()
 
     guess = (single.mean(1) + drift.mean(1, keepdim=True)) / high
     races = contests(guess.view(r, s, b).mT, selection).reshape(r * b, s)
     likely = races.topk(min(s, 2 * keep), largest=False).indices
-    runner = _candidate(torch.arange(r * b, device=z.device)[:, None], likely, b, s, selection)
+    runner = _candidate(torch.arange(r * b, device=device)[:, None], likely, b, s, selection)
     point, push = runner // s % b, runner // (b * s) * s + runner % s
     pairs = torch.stack([point.flatten(), push.flatten()])
-    pairs = pairs.split(rows_at_once(8 * n, z.device), dim=1)
+    pairs = pairs.split(rows_at_once(8 * single.shape[1], device), dim=1)
     tops = torch.cat([kth_largest(single[i] + drift[j], k) for i, j in pairs])
     tops = tops.view_as(likely) + error[push, 0]
     upper = tops / torch.where(tops > 0, low[push, point], high[push, point])
@@ -167,13 +198,7 @@ def undefeated(
 
     each = marks.repeat_interleave(s, 1) if selection == "farthest" else marks.repeat(1, s)
     mark = each.view(r, b, s).mT.reshape(r * s, b)
-    line = mark * torch.where(mark > 0, high, low) + error
-    few = fewer_than(k, single, drift, line)
-    turn, point, push = few.view(r, s, b).mT.nonzero(as_tuple=True)
-    parts = torch.stack([point, turn * s + push])
-    parts = parts.split(rows_at_once(16 * (n + d), z.device), dim=1)
-    distances = torch.cat([_distances(z, points, gram, noise, sigma, k, *part) for part in parts])
-    return (turn * b + point) * s + push, distances
+    return mark * torch.where(mark > 0, high, low) + error
 
 
 def _distances(z, points, gram, noise, sigma, k, point, push):
@@ -226,23 +251,26 @@ def fewer_than(
     gram: Float[Tensor, "b n"],
     drift: Float[Tensor, "s n"],
     line: Float[Tensor, "s b"],
+    threads: int = 1,
 ) -> Bool[Tensor, "s b"]:
     """Whether #{j : gram_bj + drift_sj >= line_sb} < k, for every candidate: the one hot loop.
 
     On a CPU by a loop that numba compiles at the first call (about a second, numba's import
-    included), in as many threads as torch has; on a GPU by one of Triton's, where there is Triton.
+    included), in so many threads; on a GPU by one of Triton's, where there is Triton.
     """
     if gram.device.type != "cpu":
         return _on_gpu(gram.device)(k, gram, drift, line)
     few = torch.empty(line.shape, dtype=torch.bool)
     count, gram = _compiled(), gram.contiguous().numpy()
-    threads = torch.get_num_threads()
     rows = -(-len(drift) // threads)
-    parts = [[x.numpy() for x in xs] for xs in zip(
+    own, *others = [[x.numpy() for x in xs] for xs in zip(
         *(x.contiguous().split(rows) for x in (drift, line)), few.split(rows), strict=True
     )]  # fmt: skip
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: count(k, gram, *part), parts))
+    with ThreadPoolExecutor(threads) as pool:  # starts no thread where there are no others
+        theirs = [pool.submit(count, k, gram, *part) for part in others]
+        count(k, gram, *own)
+    for part in theirs:
+        part.result()
     return few
 
 

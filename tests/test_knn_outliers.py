@@ -143,13 +143,14 @@ def test_fast_is_exact_where_autocast_degrades_its_products(d):
     torch.testing.assert_close(fast.double(), plain, atol=1e-6, rtol=0)
 
 
-def test_the_compiled_loop_counts_as_plain_torch_does():
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_the_compiled_loop_counts_as_plain_torch_does(threads):
     g = seeded()
     gram, drift = torch.randn(7, 90, generator=g), torch.randn(31, 90, generator=g)
     line = 3 * torch.randn(31, 7, generator=g)
     line[0, 0] = gram[0, 3] + drift[0, 3]  # on the line counts as nearer
     for k in (1, 40, 90):
-        few = knn_pruning.fewer_than(k, gram, drift, line)
+        few = knn_pruning.fewer_than(k, gram, drift, line, threads)
         assert torch.equal(few, knn_pruning.fewer_than_plain(k, gram, drift, line))
         assert 0 < few.sum() < few.numel()
 
@@ -166,12 +167,34 @@ def test_the_bound_of_memory_changes_nothing(selection, monkeypatch):
 
 
 def test_fast_equals_plain_without_the_compiled_loop(monkeypatch):
-    monkeypatch.setattr(knn_pruning, "fewer_than", knn_pruning.fewer_than_plain)  # as on a GPU
+    plain = knn_pruning.fewer_than_plain  # as on a GPU
+    monkeypatch.setattr(knn_pruning, "fewer_than", lambda *tensors: plain(*tensors[:4]))
     features = class_features(120, 32)
     sizes = dict(k=70, n_boundary=15, n_candidates=300)
     fast = sample_outliers(features, **sizes, generator=seeded())
     plain = sample_outliers_plain(features.double(), **sizes, generator=seeded())
     torch.testing.assert_close(fast.double(), plain, atol=1e-6, rtol=0)
+
+
+def test_sampling_leaves_torch_as_many_threads_as_it_had(monkeypatch):
+    features, labels, threads = class_features(60, 8), torch.zeros(60, dtype=torch.long), []
+
+    def note(*_):
+        threads.append(torch.get_num_threads())
+        raise MemoryError
+
+    monkeypatch.setattr(knn_pruning, "fewer_than", note)
+    monkeypatch.setattr(knn_pruning, "MEMORY", 1)  # a round at a time
+    sizes, before = dict(k=9, n_boundary=3, n_candidates=20), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for rounds in (2, 1):  # noise of the second is drawn beside the first, or none is
+            with pytest.raises(MemoryError):
+                sample_outliers_per_class(features, labels, n_classes=1, rounds=rounds, **sizes)
+            threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 3, 3, 3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton is tested in test_knn_gpu.py")
