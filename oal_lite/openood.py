@@ -230,13 +230,7 @@ def _image_set(
 
 
 def spread(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Indices of n items, at random, as evenly over the labels as can be; in ascending order.
-
-    Raises:
-        ValueError: if n is below one.
-    """
-    if n < 1:
-        raise ValueError(f"{n} images asked for; at least one is needed")
+    """Indices of n items, at random, as evenly over the labels as can be; in ascending order."""
     order = torch.rand(len(labels), generator=generator).argsort()
     turn = torch.empty_like(labels)
     for label in labels.unique():

@@ -226,11 +226,8 @@ class Micl(Term):
         pairing: str, fit: str, lr: float,
     ):  # fmt: skip
         super().__init__(name, weight)
-        if pairing not in PAIRINGS or fit not in FITS:
-            raise ValueError(
-                f"pairing={pairing!r}, fit={fit!r}: expected pairing 'random' or 'class', and fit "
-                "'bound' or 'likelihood'"
-            )
+        need_choice(PAIRINGS, pairing=pairing)
+        need_choice(FITS, fit=fit)
         need_kind(ClubNet, "as recipes.build_terms makes", q=q)
         _need_labelled(vectors=vectors, classes=classes)
         self.q, self.pairing, self.fit, self.lr = q, pairing, fit, lr

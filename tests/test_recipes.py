@@ -670,9 +670,15 @@ def test_halves_of_images_that_are_read_late_are_the_same_and_read_late():
     assert torch.equal(late[torch.arange(3, 7)], now[3:7]) and torch.equal(classes, same)
 
 
-@pytest.mark.parametrize(("pairing", "fit"), [("classes", "bound"), ("class", "likelyhood")])
-def test_a_mistyped_pairing_or_fit_is_refused(pairing, fit):
-    with pytest.raises(ValueError, match="expected pairing 'random' or 'class'"):
+@pytest.mark.parametrize(
+    ("pairing", "fit", "said"),
+    [
+        ("classes", "bound", "pairing='classes'; choose one of random, class"),
+        ("class", "likelyhood", "fit='likelyhood'; choose one of bound, likelihood"),
+    ],
+)
+def test_a_mistyped_pairing_or_fit_is_refused(pairing, fit, said):
+    with pytest.raises(ValueError, match=said):
         Micl(
             "m", 1.0, ClubNet(2, 2), torch.zeros(4, 2), torch.arange(4), pairing=pairing, fit=fit,
             lr=0.1,
