@@ -99,6 +99,11 @@ class TestNumberedNotebook:
             assert words in head, words
         assert notebooks.time_row(path.name) in head
 
+    def test_says_that_no_gpu_is_used_where_nothing_asks_for_one(self, path):
+        asks = re.compile(r"\bdevice=|default_device|study\.run\(|_(pipeline|workers)\(")
+        asking = any(asks.search(c.source) for c in code(path))
+        assert asking != ("a GPU, which is not used" in load(path).cells[0].source)
+
     def test_keeps_every_figure(self, path):
         for cell in code(path):
             drawn = "plt.subplots(" in cell.source or "outlier_sheet(" in cell.source
