@@ -69,7 +69,8 @@ def time_row(path: str) -> str:
         raise ValueError(f"{path}: time it, and write its seconds into SECONDS of {__name__}")
     halves = -(-SECONDS[number] // 30)
     minutes = "less than 1 minute" if halves <= 2 else f"{halves / 2:g} minutes"
-    gpu = "no shorter with a GPU, which is not used" if number in CPU_ONLY else "on a GPU not measured"
+    unused = "no shorter with a GPU, which is not used"
+    gpu = unused if number in CPU_ONLY else "on a GPU not measured"
     return f"| Time | {minutes} on 2 CPU cores, measured; more on slow or shared ones; {gpu} |"
 
 

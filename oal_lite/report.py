@@ -195,8 +195,13 @@ def caption(results: Sequence[Run]) -> str:
     interval = "; ± is half of a 95 % t-interval over seeds" if len(seeds) > 1 else ""
     preset = results[0].record["preset"]["name"].split(WITHOUT)[0]
     text = f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
-    held_out = {(r.record["seed"], held_out_of(r.record)) for r in results}
-    turns = [f"{' and '.join(names)} (seed {seed})" for seed, names in sorted(held_out) if names]
+    groups: dict[tuple[str, ...], set[int]] = {}
+    for r in results:
+        groups.setdefault(tuple(held_out_of(r.record)), set()).add(r.record["seed"])
+    turns = [
+        f"{' and '.join(names)} (seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))})"
+        for names, own in sorted(groups.items(), key=lambda group: min(group[1])) if names
+    ]  # fmt: skip
     if turns:
         text += f" Held out of the trainings here, as validation-OOD: {', '.join(turns)}."
     if missing := sorted({name for r in results for name in r.record.get("missing", [])}):

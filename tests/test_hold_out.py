@@ -310,11 +310,11 @@ def test_a_caption_names_what_was_held_out_and_only_that(command):
         preset = {"name": "x" + without(held_out), "held_out": held_out}
         return study.Run({"arm": "ce", "seed": seed, "preset": preset}, {})
 
-    runs = [run_of(0, []), run_of(1, ["star"]), run_of(1, ["sun"])]
+    runs = [run_of(0, []), run_of(2, ["star"]), run_of(1, ["star"]), run_of(1, ["sun"])]
     del runs[0].record["preset"]["held_out"]  # of an older version
     text = report.caption(runs)
-    assert text.startswith("Preset x, 2 seed(s)")
-    assert "as validation-OOD: star (seed 1), sun (seed 1)." in text
+    assert text.startswith("Preset x, 3 seed(s)")
+    assert "as validation-OOD: star (seeds 1, 2), sun (seed 1)." in text
 
 
 def test_a_file_of_choices_alone_is_shown_without_arms():
