@@ -148,7 +148,7 @@ def test_groups_of_classes_take_turns_and_stand_beside_the_arms(command, capsys)
                            strict=True):  # fmt: skip
         assert list(found[seed]) == ["validation"]
         assert value == pytest.approx(found[seed]["validation"]["held-out"]["auroc"], abs=1e-5)
-    assert "heart and moon (seed 3), star (seed 4), heart and moon (seed 5)" in part["markdown"]
+    assert "heart and moon (seeds 3, 5), star (seed 4)." in part["markdown"]
     assert "| validation AUROC |" in part["markdown"] and "near" not in part["markdown"]
     capsys.readouterr()
 
