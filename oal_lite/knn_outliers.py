@@ -30,15 +30,8 @@ from oal_lite.arguments import (
     need_tensor,
     need_whole,
 )
-from oal_lite.knn_pruning import (
-    contests,
-    drifts,
-    edge,
-    one_thread,
-    rounds_at_once,
-    undefeated,
-    winners,
-)
+from oal_lite.knn_pruning import contests, drifts, edge, rounds_at_once, undefeated, winners
+from oal_lite.threads import one_thread_on_cpu
 
 SUMS = 2**25  # beside noise that is drawn, a second thread needs so many sums to count: 3 ms
 
@@ -273,8 +266,8 @@ def sample_outliers(
     with ThreadPoolExecutor(1) as pool:
         noises = _Noise([[generator]], n_candidates, features.shape[1], features.device, pool)
         z = unit(features.double())
-        edge_of_class = _edge(z, k, n_boundary)
-        (outliers,) = _sample(z, *edge_of_class, noises, k, sigma, keep, selection)
+        boundary, gram = _edge(z, k, n_boundary)
+        (outliers,) = _sample(z, boundary, gram, noises, k, sigma, keep, selection)
     return outliers.to(features.dtype)
 
 
@@ -350,9 +343,9 @@ def sample_outliers_per_class(
         noises = _Noise(splits, n_candidates, features.shape[1], features.device, pool)
         for c in trange(n_classes, desc="k-NN outliers", unit="class", disable=not progress):
             z = unit(features[labels == c].double())
-            edge_of_class = _edge(z, k, n_boundary)
+            boundary, gram = _edge(z, k, n_boundary)
             for _ in starts:
-                kept = _sample(z, *edge_of_class, noises, k, sigma, keep, selection)
+                kept = _sample(z, boundary, gram, noises, k, sigma, keep, selection)
                 outliers.append(kept.flatten(0, 1).to(features.dtype))
     classes = torch.arange(n_classes, dtype=labels.dtype, device=labels.device)
     return torch.cat(outliers), classes.repeat_interleave(rounds * n_boundary * keep)
@@ -420,7 +413,8 @@ def _sample(z, boundary, gram, noises, k, sigma, keep, selection):
     drawing = noises.start()
     if drawing:
         threads = max(1, min(threads, r * s * gram.numel() // SUMS))
-    with one_thread() if drawing else nullcontext():
+    # A step shared by all cores would wait at its end for the one that is drawing.
+    with one_thread_on_cpu(z.device) if drawing else nullcontext():
         if selection == "random":
             shape = z.new_empty(b, s)
             picks = torch.stack([select_candidates(shape, keep, "random", g) for g in generators])

@@ -13,9 +13,8 @@ where its error is bounded and given away. The few who are left are measured in 
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import no_type_check
 
@@ -41,21 +40,6 @@ def rounds_at_once(
     """How many rounds of noise `undefeated` may take together at (n, d) features."""
     n, d = shape
     return rows_at_once(n_candidates * (4 * d + 4 * n + 64 * n_boundary), device)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let this thread's torch compute in one thread for a while.
-
-    Beside the noise that another thread draws: a step that is shared by two cores would wait at
-    its end for the core that is drawing, longer than it takes one core to do all of it.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def contests(values: Shaped[Tensor, "*r b s"], selection: str) -> Shaped[Tensor, "*r x y"]:

@@ -197,7 +197,7 @@ def caption(results: Sequence[Run]) -> str:
     text = f"Preset {preset}, {len(seeds)} seed(s) {seeds}{interval}. {CONVENTION}."
     groups: dict[tuple[str, ...], set[int]] = {}
     for r in results:
-        groups.setdefault(tuple(held_out_of(r.record)), set()).add(r.record["seed"])
+        groups.setdefault(held_out_of(r.record), set()).add(r.record["seed"])
     turns = [
         f"{' and '.join(names)} (seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))})"
         for names, own in sorted(groups.items(), key=lambda group: min(group[1])) if names

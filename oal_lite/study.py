@@ -29,8 +29,9 @@ from oal_lite.recipes import Arm, build_terms, check_arm, get_arm, needed_models
 from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.teacher import TeacherOutputs
+from oal_lite.threads import one_thread_on_cpu
 from oal_lite.train import fit, predict
-from oal_lite.workers import Task, one_thread_on_cpu, pretraining, study_tasks, work
+from oal_lite.workers import Task, pretraining, study_tasks, work
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from time import perf_counter
 from oal_lite.data_parallel import launched
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
+from oal_lite.threads import one_thread_on_cpu
 
 OF_ALL_SEEDS = ("id_latents", "reconstructions")  # made once: no seed has a part in them
 GIGABYTE = 10**9  # about what a process takes
@@ -70,19 +71,6 @@ def _free_memory() -> int:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             free = min(free, left + int(stat[idle]))
     return free
-
-
-@contextmanager
-def one_thread_on_cpu(device: str) -> Iterator[None]:
-    """On a CPU, compute in one thread, so that no sum depends on the number of cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1 if str(device).startswith("cpu") else threads)
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def study_tasks(

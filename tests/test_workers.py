@@ -12,12 +12,12 @@ import torch
 
 from oal_lite import study
 from oal_lite.recipes import ARMS
+from oal_lite.threads import one_thread_on_cpu
 from oal_lite.workers import (
     GIGABYTE,
     Task,
     _ctrl_c_held_back,
     default_workers,
-    one_thread_on_cpu,
     study_tasks,
     work,
 )
