@@ -270,11 +270,12 @@ class Materials:
         """
         if self.runs is None:
             return None
-        what = f"unfinished-{what}"
+        what, unseen = f"unfinished-{what}", ()
         if arm is not None:
             recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True)
             what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
-        return run_path(self.runs, self.preset, what, self.seed, "safetensors")
+            unseen = arm.unseen
+        return run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
 
     def forget_checkpoint(self, what: str, arm: Arm | None) -> None:
         """Delete that state, once the results are kept; the common start's belongs to no arm."""

@@ -170,6 +170,15 @@ class Arm:
         """Whether ID images have to be encoded for it, to be looked at or to be decoded again."""
         return self.exposure == "latent" or self.decodes
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Fields of a `Preset` that have no part in it: they may differ, and its runs do not."""
+        unseen = [] if self.asks_teacher else ["teacher"]
+        unseen += [] if self.distance else ["distance"]
+        unseen += [] if self.outliers else ["n_per_class", "knn", "diffusion"]
+        unseen += [] if self.outliers or self.encodes else ["pipeline"]
+        return tuple(unseen)
+
 
 ARMS: dict[str, Arm] = {
     "ce": Arm("the baseline", distil=False),

@@ -83,11 +83,15 @@ def _content(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()[:8]
 
 
+def seen(preset: Preset, unseen: Sequence[str] = ()) -> dict:
+    """The same of what a run sees: without the fields that have no part in it."""
+    return {name: value for name, value in portable(preset).items() if name not in unseen}
+
+
 def run_path(
     runs: Path, preset: Preset, what: str, seed: int, ending: str, *, unseen: Sequence[str] = ()
 ) -> Path:
     """Where a run's file lies; the name holds a hash of the code and of all but unseen settings."""
-    seen = {name: value for name, value in portable(preset).items() if name not in unseen}
-    key = json.dumps([seen, code_version()], sort_keys=True)
+    key = json.dumps([seen(preset, unseen), code_version()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:10]
     return runs / preset.name / f"{what}-seed{seed}-{digest}.{ending}"

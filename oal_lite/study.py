@@ -26,7 +26,7 @@ from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import TINY, Preset, check_name, check_preset, pretrain_command
 from oal_lite.recipes import Arm, build_terms, check_arm, get_arm, needed_models
-from oal_lite.run_files import RECORD, code_version, portable, run_path
+from oal_lite.run_files import RECORD, code_version, run_path, seen
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.teacher import TeacherOutputs
 from oal_lite.threads import one_thread_on_cpu
@@ -141,7 +141,7 @@ def _train_one(
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
-        "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": portable(preset),
+        "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": seen(preset, arm.unseen),
         "code": code_version(), "made": _made(device or default_device()),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {
@@ -225,7 +225,7 @@ def run(
             preset, seed, device=device, runs=runs, progress=progress, bars=bars and is_first()
         )
         for label, arm in arms.items():
-            record_path = run_path(Path(runs), preset, label, seed, "json")
+            record_path = record_of(runs, preset, label, arm, seed)
             scores_path = record_path.with_suffix(".safetensors")
             if record_path.exists() and scores_path.exists() and not fresh:
                 progress(f"{label}, seed {seed}: read from {record_path}")
@@ -246,6 +246,11 @@ def run(
             write_record(record_path, result.record)
             materials.forget_checkpoint(label, arm)
     return results
+
+
+def record_of(runs: str | Path, preset: Preset, label: str, arm: Arm, seed: int) -> Path:
+    """Where the record of a run lies; a model or setting that its arm never sees may change."""
+    return run_path(Path(runs), preset, label, seed, "json", unseen=arm.unseen)
 
 
 def _need_recipe(record: dict, arm: Arm, path: Path) -> None:
@@ -290,7 +295,7 @@ def side_by_side(
         missing = [
             (seed, label, arm) for seed in seeds
             for label, arm in _arms(arms, preset).items()
-            if fresh or not run_path(Path(runs), preset, label, seed, "json").exists()
+            if fresh or not record_of(runs, preset, label, arm, seed).exists()
         ]  # fmt: skip
         known = {task.name for task in tasks}
         missing = [m for m in missing if f"{m[1]}, seed {m[0]}" not in known]

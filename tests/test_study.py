@@ -23,6 +23,7 @@ from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import PRESETS
 from oal_lite.recipes import ARMS as ARM_TABLE
+from oal_lite.recipes import get_arm
 from oal_lite.run_files import run_path, version_of
 from oal_lite.shapes import NEAR_SHAPES, VALIDATION_SHAPES
 from oal_lite.study import Run
@@ -99,8 +100,8 @@ def test_a_second_call_reads_the_runs_and_trains_nothing(finished, tiny_preset, 
 
 def test_a_run_of_another_recipe_with_the_same_label_is_refused(finished, tiny_preset, monkeypatch):
     monkeypatch.setattr(study, "train_one", refuse)
-    other = {"ce": replace(ARM_TABLE["ce"], distil=True)}
-    with pytest.raises(ValueError, match=r"another recipe with the label 'ce' \(distil differ"):
+    other = {"ce": replace(ARM_TABLE["ce"], exposure="real")}
+    with pytest.raises(ValueError, match=r"another recipe with the label 'ce' \(exposure differ"):
         study.run(tiny_preset, other, [0], runs=finished[0], device="cpu")
     reworded = {"ce": replace(ARM_TABLE["ce"], question="what else?")}
     assert len(study.run(tiny_preset, reworded, [0], runs=finished[0], device="cpu")) == 1
@@ -121,7 +122,7 @@ def test_a_missing_file_is_made_again_and_fresh_repeats_all(finished, tiny_prese
         return next(r for r in results if (r.record["seed"], r.record["arm"]) == made[-1]), None
 
     monkeypatch.setattr(study, "train_one", canned)
-    run_path(folder, tiny_preset, "ce", 1, "json").unlink()
+    study.record_of(folder, tiny_preset, "ce", ARM_TABLE["ce"], 1).unlink()
     study.run(tiny_preset, ARMS, SEEDS, runs=folder, device="cpu")
     assert made == [(1, "ce")]
     study.run(tiny_preset, ARMS, [0], runs=folder, device="cpu", fresh=True)
@@ -144,6 +145,29 @@ def test_changed_settings_seeds_or_code_mean_another_file(tiny_preset, monkeypat
     paths = {path(), path(what="kd"), path(seed=1), *map(path, changed)}
     monkeypatch.setattr(run_files, "code_version", lambda: "changed")
     assert len(paths | {path()}) == 9
+
+
+def test_a_run_outlives_what_its_arm_never_sees(finished, tiny_preset, monkeypatch):
+    def path(name, **changes):
+        preset = replace(tiny_preset, **changes)
+        return study.record_of("runs", preset, name, get_arm(name, preset), 0)
+
+    knn = replace(tiny_preset.knn, sigma=0.1)
+    all_arms = {"ce", "kd", "kd-distance", "oal-paper", "oal"}
+    for field, value, arms in (
+        ("teacher", "elsewhere", all_arms - {"ce"}),
+        ("pipeline", "elsewhere", {"oal-paper", "oal"}),
+        ("knn", knn, {"oal-paper", "oal"}),
+        ("distance", "energy", {"kd-distance", "oal"}),
+        ("benchmark_sizes", {"n_train": 101}, all_arms),
+    ):
+        assert {n for n in all_arms if path(n, **{field: value}) != path(n)} == arms, field
+
+    monkeypatch.setattr(study, "train_one", refuse)
+    other = replace(tiny_preset, teacher="elsewhere", pipeline="elsewhere", knn=knn)
+    (result,) = study.run(other, ["ce"], [0], runs=finished[0], device="cpu")
+    assert result.record == finished[1][0].record
+    assert not {"teacher", "pipeline", "knn"} & result.record["preset"].keys()
 
 
 def test_a_model_trained_anew_means_another_file(tiny_preset, tmp_path):

@@ -13,8 +13,14 @@ from torch.testing import assert_close
 from oal_lite import materials as materials_module
 from oal_lite import run_files, study
 from oal_lite.materials import Materials
-from oal_lite.presets import SHAPES, LossWeights, TrainSettings
-from oal_lite.recipes import ARMS, Outliers, build_terms
+from oal_lite.presets import (
+    SHAPES,
+    DiffusionSettings,
+    KnnSettings,
+    LossWeights,
+    TrainSettings,
+)
+from oal_lite.recipes import ARMS, Outliers, build_terms, get_arm
 from oal_lite.scores import energy
 from oal_lite.teacher import Teacher, TeacherOutputs
 from oal_lite.train import predict
@@ -233,17 +239,33 @@ def test_arms_of_one_seed_with_other_outliers_get_other_answers(tiny_preset):
 # --- models ------------------------------------------------------------------------------------
 
 
-def test_an_arm_that_learns_nothing_from_a_teacher_needs_none(tiny_preset):
-    with_one = Materials(tiny_preset, 0, bars=False)
-    assert with_one.views is with_one.views_for(asks_teacher=False)
-    expected, _ = study.train_one("ce", with_one, device="cpu")
-    without = Materials(replace(tiny_preset, teacher="nowhere", pipeline="nowhere"), 0, bars=False)
-    found, _ = study.train_one("ce", without, device="cpu")
-    for name, scores in expected.scores.items():
-        assert torch.equal(found.scores[name], scores)
-    assert {name for name, arm in ARMS.items() if not arm.asks_teacher} == {"ce"}
+# Settings with which whatever uses them fails.
+NOWHERE = {
+    "teacher": "nowhere", "pipeline": "nowhere", "distance": "mahalanobis", "n_per_class": 1,
+    "knn": KnnSettings(rounds=-1), "diffusion": DiffusionSettings(n_latents=-1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ce", "kd", "kd-distance-twice"])
+def test_what_an_arm_does_not_see_has_no_part_in_it(name, tiny_preset):
+    arm = get_arm(name, tiny_preset)
+    with_all = Materials(tiny_preset, 0, bars=False)
+    assert with_all.views is with_all.views_for(asks_teacher=False)
+    expected, _ = study.train_one(name, with_all, device="cpu")
+    preset = replace(tiny_preset, **{field: NOWHERE[field] for field in arm.unseen})
+    found, _ = study.train_one(name, Materials(preset, 0, bars=False), device="cpu")
+    for key, scores in expected.scores.items():
+        assert torch.equal(found.scores[key], scores)
+    assert found.record["preset"] == expected.record["preset"]
+    assert NOWHERE.keys() == set(ARMS["ce"].unseen) > set(arm.unseen) - {"distance"}
+
+
+@pytest.mark.parametrize(("name", "part"), [("kd", "teacher"), ("oal", "pipeline")])
+def test_a_model_that_an_arm_sees_has_to_be_there(name, part, tiny_preset):
+    assert {arm for arm, made_of in ARMS.items() if not made_of.asks_teacher} == {"ce"}
+    without = Materials(replace(tiny_preset, **{part: "nowhere"}), 0, bars=False)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        study.train_one("kd", without, device="cpu")
+        study.train_one(name, without, device="cpu")
 
 
 def teacher_of(preset, folder, names):

@@ -12,10 +12,10 @@ from oal_lite import plots
 from oal_lite.files import read_record, read_tensors
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import Preset
-from oal_lite.recipes import ARMS
+from oal_lite.recipes import ARMS, get_arm
 from oal_lite.report import grouped_scores, need_runs
-from oal_lite.run_files import RECORD, run_path
-from oal_lite.study import Run
+from oal_lite.run_files import RECORD
+from oal_lite.study import Run, record_of
 from oal_lite.widgets.panel import Panel
 from oal_lite.widgets.stage import stage
 
@@ -34,7 +34,7 @@ def finished_runs(runs: str | Path, preset: Preset, *, n_seeds: int = 20) -> lis
     found = []
     for seed in range(n_seeds):
         for arm in ARMS:
-            path = run_path(Path(runs), preset, arm, seed, "json")
+            path = record_of(runs, preset, arm, get_arm(arm, preset), seed)
             scores = path.with_suffix(".safetensors")
             if path.exists() and scores.exists():
                 found.append(Run(read_record(path, RECORD), read_tensors(scores)))
