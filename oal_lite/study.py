@@ -285,11 +285,12 @@ def side_by_side(
         device: where to train.
         workers: processes.
         fresh: repeat runs that are there.
-        pretrain: train the models that the arms need in the same pool, beside the common starts.
+        pretrain: train the models that the arms need in the same pool, beside the common starts
+            and the arms that need no diffusion model.
         progress: called when a task begins and ends.
     """
     recipes = [arm for arms, preset in jobs for arm in _arms(arms, preset).values()]
-    models = pretraining(jobs[0][1], device, needed_models(recipes)) if pretrain else None
+    models = pretraining(jobs[0][1], device, needed_models(recipes)) if pretrain else {}
     tasks: list[Task] = []
     for arms, preset in jobs:
         missing = [
@@ -303,8 +304,7 @@ def side_by_side(
             preset, missing, runs=str(runs), device=device, fresh=fresh, after=tasks,
             models=models,
         )  # fmt: skip
-    first = [] if models is None else [models]  # the longest way begins first
-    work([*first, *tasks], workers, progress)
+    work([*models.values(), *tasks], workers, progress)  # the longest way begins first
 
 
 def _arms(arms: Sequence[str] | Mapping[str, Arm], preset: Preset) -> dict[str, Arm]:

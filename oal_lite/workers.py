@@ -10,7 +10,7 @@ trainings side by side take little more time than one of them in two threads.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -81,7 +81,7 @@ def study_tasks(
     device: str,
     fresh: bool = False,
     after: Sequence[Task] = (),
-    models: Task | None = None,
+    models: Mapping[str, Task] | None = None,
 ) -> list[Task]:
     """What trainings (seed, label, arm) take, in the order in which it should begin.
 
@@ -89,8 +89,9 @@ def study_tasks(
     training that was interrupted goes on where it stopped.
 
     What other settings share in part, such as the start of a seed, is made once: tasks of the same
-    kind in `after` come first, and what they leave in files is then found. `models` is the task
-    that trains teacher and diffusion model, if they are not there; only the start needs neither.
+    kind in `after` come first, and what they leave in files is then found. `models` are the tasks
+    of `pretraining`, where teacher or pipeline are not there: the start waits for neither, and what
+    needs no diffusion model goes on beside its training.
     """
     before = {task.name for task in after}
     mark = f" ({len(before)})" if after else ""  # names of tasks are unique in one pool
@@ -106,8 +107,9 @@ def study_tasks(
             first = (name,) if name in before else ()
             if what == "reconstructions":
                 first += ("id_latents" + mark,)
-            if models is not None and what != "start":
-                first += (models.name,)
+            model = {"start": None, "views": "teacher"}.get(what, "pipeline")
+            if models and model in models:
+                first += (models[model].name,)
             arguments = (what, preset, lowest if what in OF_ALL_SEEDS else seed, runs, device)
             tasks.setdefault(name + mark, Task(name + mark, _prepare, arguments, first))
         name = f"{label}, seed {seed}"
@@ -221,9 +223,13 @@ def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> No
             getattr(materials, what)
 
 
-def pretraining(preset: Preset, device: str, models: Sequence[str]) -> Task:
-    """The task that trains the preset's own models, as far as they are named."""
-    return Task("models", _pretrain, (preset, device, models))
+def pretraining(preset: Preset, device: str, models: Sequence[str]) -> dict[str, Task]:
+    """Tasks that train the preset's own models that are named, each after those before it."""
+    tasks: dict[str, Task] = {}
+    for i, model in enumerate(models):
+        name, before = f"model: {model}", tuple(task.name for task in tasks.values())
+        tasks[model] = Task(name, _pretrain, (preset, device, models[: i + 1]), before)
+    return tasks
 
 
 def _pretrain(preset: Preset, device: str, models: Sequence[str]) -> None:

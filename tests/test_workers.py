@@ -205,17 +205,32 @@ def test_jobs_of_several_settings_share_one_pool_and_what_they_have_in_common(
     assert needs[views] == ("views, seed 1",)
 
 
-def test_only_the_start_does_not_wait_for_the_models(tiny_preset, tmp_path, monkeypatch):
+def test_each_task_waits_only_for_the_models_it_needs(tiny_preset, tmp_path, monkeypatch):
     planned = []
     monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.extend(tasks))
-    study.side_by_side([(["ce", "oal"], tiny_preset)], [3], runs=tmp_path, device="cpu",
+    study.side_by_side([(["ce", "kd", "oal"], tiny_preset)], [3], runs=tmp_path, device="cpu",
                        workers=2, pretrain=True)  # fmt: skip
     needs = {t.name: t.needs for t in planned}
-    assert next(iter(needs)) == "models", "the longest way begins first"
-    assert needs["start, seed 3"] == ()
-    for what in ("views, seed 3", "outliers-farthest, seed 3", "id_latents"):
-        assert needs[what] == ("models",)
-    assert "start, seed 3" in needs["ce, seed 3"]
+    assert [*needs][:2] == ["model: teacher", "model: pipeline"], "the longest way begins first"
+    assert needs["model: teacher"] == needs["start, seed 3"] == ()
+    assert needs["model: pipeline"] == needs["views, seed 3"] == ("model: teacher",)
+    for what in ("outliers-farthest, seed 3", "id_latents"):
+        assert needs[what] == ("model: pipeline",)
+    assert needs["ce, seed 3"] == ("start, seed 3",)
+    assert needs["kd, seed 3"] == ("start, seed 3", "views, seed 3")
+    assert [t.arguments[2] for t in planned[:2]] == [["teacher"], ["teacher", "pipeline"]]
+
+
+def test_without_arms_that_need_a_diffusion_model_none_is_trained(
+    tiny_preset, tmp_path, monkeypatch
+):
+    planned = []
+    monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.extend(tasks))
+    for arms in (["ce"], ["kd"]):
+        study.side_by_side([(arms, tiny_preset)], [0], runs=tmp_path, device="cpu", workers=2,
+                           pretrain=True)  # fmt: skip
+    models = [t.name for t in planned if t.name.startswith("model")]
+    assert models == ["model: teacher"]
 
 
 def test_a_worker_repeats_a_run_where_all_is_to_be_made_afresh(monkeypatch, tiny_preset):
