@@ -20,8 +20,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 UNUSED = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*non_ema*", "v1-*"]
 # The cache is asked for no more than was fetched, or what was left out would count as missing.
-MANIFEST = "manifest.json"  # beside a folder of models
 WANTED = {"allow_patterns": PATTERNS, "ignore_patterns": UNUSED}
+MANIFEST = "manifest.json"  # beside a folder of models
+WAY_OUT = "restore it, or install the package anew (models of your own: train them anew)"
 
 
 class Facts(NamedTuple):
@@ -146,11 +147,11 @@ def check_manifest(folder: Path) -> None:
             continue
         file = path.parent / name
         if not file.is_file():
-            raise ValueError(f"{file} is missing, but listed in {path}; install the package anew")
+            raise ValueError(f"{file} is missing, but listed in {path}; {WAY_OUT}")
         if sha256_of(file) != expected:
             raise ValueError(
                 f"{file} is not the file that {path} lists (its sha256 differs: altered, or cut "
-                "short); install the package anew"
+                f"short); {WAY_OUT}"
             )
 
 
