@@ -7,7 +7,16 @@ from scipy import special, stats
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 
-from oal_lite.scores import LOGIT_SCORES, energy, entropy, knn, mahalanobis, max_logit, msp
+from oal_lite.scores import (
+    LOGIT_SCORES,
+    class_gaussians,
+    energy,
+    entropy,
+    knn,
+    mahalanobis,
+    max_logit,
+    msp,
+)
 
 LOGITS = torch.tensor([[2, 0, -1], [0, 0, 0], [5, 5, -5], [-3, -2, -1]], dtype=torch.float64)
 
@@ -96,10 +105,13 @@ def test_mahalanobis_matches_scikit_learn():
     means = np.stack([bank[labels == c].mean(0) for c in range(3)])
     tied = EmpiricalCovariance(assume_centered=True).fit(bank - means[labels])
     distances = [np.einsum("nd,de,ne->n", queries - m, tied.precision_, queries - m) for m in means]
-    got = mahalanobis(
-        torch.from_numpy(queries), torch.from_numpy(bank), torch.from_numpy(labels), ridge=0.0
-    )
-    np.testing.assert_allclose(got, np.min(distances, axis=0), rtol=1e-9)
+    queries, bank, labels = (torch.from_numpy(a) for a in (queries, bank, labels))
+    exact = mahalanobis(queries, bank, labels, ridge=0.0)
+    np.testing.assert_allclose(exact, np.min(distances, axis=0), rtol=1e-9)
+    torch.testing.assert_close(mahalanobis(queries, bank, labels), exact, rtol=1e-5, atol=0)
+    whiten, means = class_gaussians(bank, labels)
+    nearest = torch.cdist(queries @ whiten, means).amin(1).square()
+    torch.testing.assert_close(nearest, exact, rtol=1e-5, atol=0)
 
 
 def test_mahalanobis_is_unmoved_by_scale_and_by_label_names():
