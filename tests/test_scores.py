@@ -108,10 +108,10 @@ def test_mahalanobis_matches_scikit_learn():
     queries, bank, labels = (torch.from_numpy(a) for a in (queries, bank, labels))
     exact = mahalanobis(queries, bank, labels, ridge=0.0)
     np.testing.assert_allclose(exact, np.min(distances, axis=0), rtol=1e-9)
-    torch.testing.assert_close(mahalanobis(queries, bank, labels), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(mahalanobis(queries, bank, labels), exact, rtol=1e-4, atol=0)
     whiten, means = class_gaussians(bank, labels)
     nearest = torch.cdist(queries @ whiten, means).amin(1).square()
-    torch.testing.assert_close(nearest, exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(nearest, exact, rtol=1e-4, atol=0)
 
 
 def test_mahalanobis_is_unmoved_by_scale_and_by_label_names():
