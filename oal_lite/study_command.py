@@ -220,7 +220,7 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
         sections = [
             (name, a.question, a.baselines, partial(ablations.jobs, a)) for name, a in chosen
         ]
-    held_out = (
-        ", held out" if arguments.hold_out is not None else ""
-    )  # beside what has seen all classes
+    # beside what has seen all classes, and what was made without others
+    groups = sorted(" and ".join(sorted(group)) for group in _groups(arguments))
+    held_out = f", held out: {'; '.join(groups)}" if groups else ""
     return [(name + held_out, *rest) for name, *rest in sections]

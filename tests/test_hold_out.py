@@ -137,7 +137,7 @@ def test_groups_of_classes_take_turns_and_stand_beside_the_arms(command, capsys)
     assert run(*words) == 0
     written = json.loads(path.read_text())
     assert written["table"] == arms, "what has seen all classes stays"
-    part = written["choices"]["arms, held out"]
+    part = written["choices"]["arms, held out: heart and moon; star"]
     assert {r["seed"]: r["preset"]["held_out"] for r in part["runs"]} == {
         3: ["heart", "moon"], 4: ["star"], 5: ["heart", "moon"]
     }  # fmt: skip
@@ -181,8 +181,12 @@ def test_ablations_are_held_out_too_and_a_smaller_study_replaces_none(command, c
     assert run("--arms", "ce", "--seeds", "2", "--hold-out", "star") == 0
     assert run("--arms", "ce", "--seeds", "1", "--hold-out", "star") == 0
     assert "it stays as it is" in capsys.readouterr().out
-    part = json.loads(path.read_text())["choices"]["arms, held out"]
+    part = json.loads(path.read_text())["choices"]["arms, held out: star"]
     assert part["table"]["ce"]["ID acc"]["seeds"] == [0, 1]
+    assert run("--arms", "ce", "--seeds", "1", "--hold-out", "moon") == 0
+    choices = json.loads(path.read_text())["choices"]
+    assert [*choices] == ["arms, held out: star", "arms, held out: moon"]
+    assert choices["arms, held out: star"] == part, "other classes are another question"
 
 
 def test_held_out_images_are_those_of_the_training_set(tiny_preset):
