@@ -98,8 +98,10 @@ def test_no_terms_are_refused(batch):
 
 def test_finished_runs_are_those_of_the_preset_and_the_panel_shows_them(tiny_preset, tmp_path):
     made = study.run(tiny_preset, ["ce", "kd"], [0, 1], runs=tmp_path, device="cpu")
-    other = replace(tiny_preset, n_per_class=tiny_preset.n_per_class - 1)
+    other = replace(tiny_preset, train=replace(tiny_preset.train, lr=0.123))
     assert arms.finished_runs(tmp_path, other) == []
+    unseen = replace(tiny_preset, n_per_class=1)  # neither arm makes outliers
+    assert len(arms.finished_runs(tmp_path, unseen)) == 4
     found = arms.finished_runs(tmp_path, tiny_preset)
     assert [(r.record["arm"], r.record["seed"]) for r in found] == [
         ("ce", 0), ("kd", 0), ("ce", 1), ("kd", 1)
