@@ -241,6 +241,8 @@ class Materials:
         """
         settings = self.preset.train
         settings = replace(settings, epochs=settings.start_epochs, lr=settings.start_lr)
+        unseen = ("teacher", "pipeline", "n_per_class", "distance", "knn", "diffusion", "weights")
+        unfinished = self.checkpoint("start", unseen=unseen)
 
         def make() -> dict[str, Tensor]:
             student = self.student()
@@ -248,37 +250,40 @@ class Materials:
                 student, nn.ModuleList([CrossEntropy()]), self._start_views(), settings=settings,
                 generator=generator_for(self.seed, "start"), device=self.device,
                 mixed_precision=settings.mixed_precision, fuse=settings.fuse != "no",
-                checkpoint=self.checkpoint("start"), progress=self.bars,
+                checkpoint=unfinished, progress=self.bars,
             )  # fmt: skip
             return {k: v.detach().cpu() for k, v in student.state_dict().items()}
 
         sentence = f"start of all arms: cross-entropy, {settings.epochs} epochs"
-        unseen = ("teacher", "pipeline", "n_per_class", "distance", "knn", "diffusion", "weights")
         start = self._kept(
             "start", lambda: self._timed("start", sentence, make), unseen,
             {k: tuple(v.shape) for k, v in self.student().state_dict().items()}, together=True,
             # arms of other lengths set out from it, too; no image but the batch's comes in here
             preset=replace(self.preset, train=replace(settings, own_batch=True)),
         )  # fmt: skip
-        self.forget_checkpoint("start", None)
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
         return start
 
-    def checkpoint(self, what: str, arm: Arm | None = None) -> Path | None:
+    def checkpoint(
+        self, what: str, arm: Arm | None = None, *, unseen: Sequence[str] = ()
+    ) -> Path | None:
         """Where an unfinished training keeps its state, to go on from after an interruption.
 
-        An arm may have any label; its recipe decides who may go on.
+        An arm may have any label; its recipe decides who may go on, and what has no part in it. Of
+        another training `unseen` says that.
         """
         if self.runs is None:
             return None
-        what, unseen = f"unfinished-{what}", ()
+        what = f"unfinished-{what}"
         if arm is not None:
             recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True)
             what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
             unseen = arm.unseen
         return run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
 
-    def forget_checkpoint(self, what: str, arm: Arm | None) -> None:
-        """Delete that state, once the results are kept; the common start's belongs to no arm."""
+    def forget_checkpoint(self, what: str, arm: Arm) -> None:
+        """Delete that state, once the results are kept."""
         if path := self.checkpoint(what, arm):
             path.unlink(missing_ok=True)
 

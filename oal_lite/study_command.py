@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     if choice:
         arms = _choosing(arms, asked=arguments.arms != DEFAULT_ARMS)
         _check_validation(preset, groups)
-    turns, sections = _turns(arguments, preset, groups), _sections(arguments, arms)
+    turns, sections = _turns(arguments, preset, groups), _sections(arguments, arms, groups)
     device = arguments.device or study.default_device()
     check_device(device)
     recipes = {
@@ -200,7 +200,9 @@ def _turns(
     return [turn for turn in turns if turn[1]]
 
 
-def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
+def _sections(
+    arguments: argparse.Namespace, arms: list[str], groups: list[list[str]]
+) -> list[tuple]:
     """Name, question, baselines and jobs (of a preset) of every section that was asked for."""
     from oal_lite import ablations
     from oal_lite.recipes import get_arm
@@ -221,6 +223,6 @@ def _sections(arguments: argparse.Namespace, arms: list[str]) -> list[tuple]:
             (name, a.question, a.baselines, partial(ablations.jobs, a)) for name, a in chosen
         ]
     # beside what has seen all classes, and what was made without others
-    groups = sorted(" and ".join(sorted(group)) for group in _groups(arguments))
-    held_out = f", held out: {'; '.join(groups)}" if groups else ""
+    pairs = sorted(" and ".join(sorted(group)) for group in groups)
+    held_out = f", held out: {'; '.join(pairs)}" if pairs else ""
     return [(name + held_out, *rest) for name, *rest in sections]

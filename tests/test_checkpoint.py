@@ -281,6 +281,32 @@ def test_an_interrupted_arm_goes_on_where_it_stopped(tiny_preset, tmp_path, monk
     assert not list((tmp_path / "parts").rglob("unfinished*")), "the state was not cleared away"
 
 
+def test_a_start_beside_which_a_model_is_trained_leaves_nothing_and_goes_on(
+    tiny_preset, tmp_path, monkeypatch
+):
+    preset = replace(tiny_preset, teacher=str(tmp_path / "teacher"),
+                     train=replace(tiny_preset.train, start_epochs=2))  # fmt: skip
+    plain, epochs = materials.fit, []
+
+    def beside(*args, **how):
+        def after(history):
+            epochs.append(len(history.terms))
+            (tmp_path / "teacher").mkdir(exist_ok=True)
+            (tmp_path / "teacher/config.json").write_text(str(epochs))  # another teacher each time
+            if len(epochs) == 1:
+                raise KeyboardInterrupt
+
+        return plain(*args, **how, on_epoch=after)
+
+    monkeypatch.setattr(materials, "fit", beside)
+    with pytest.raises(KeyboardInterrupt):
+        _ = Materials(preset, 0, runs=tmp_path / "runs", bars=False).start
+    assert len(list((tmp_path / "runs").rglob("unfinished*"))) == 1
+    _ = Materials(preset, 0, runs=tmp_path / "runs", bars=False).start
+    assert epochs == [1, 2], "an epoch was repeated"
+    assert not list((tmp_path / "runs").rglob("unfinished*")), "the state was not cleared away"
+
+
 def test_without_a_folder_of_runs_there_is_no_checkpoint(tiny_preset):
     assert Materials(tiny_preset, 0).checkpoint("kd") is None
     path = Materials(tiny_preset, 0, runs="r").checkpoint("kd")
