@@ -105,9 +105,11 @@ def _ablation(section: Mapping) -> str:
 def _choices(study: Mapping) -> str:
     """What was chosen on validation-OOD, with the differences to the first baseline."""
     parts = []
-    for section in study.get("choices", {}).values():
+    for name, section in study.get("choices", {}).items():
         levels, caption, *paired = section["markdown"].split("\n\n")
-        parts += [f"**{section['question']}**", levels, caption, *paired[:1]]
+        _, _, held_out = name.partition(", ")  # else several pairs of classes ask the same question
+        heading = f"**{section['question']}**" + f" ({held_out})" * bool(held_out)
+        parts += [heading, levels, caption, *paired[:1]]
     return "\n\n".join(parts)
 
 
