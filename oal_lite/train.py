@@ -45,9 +45,18 @@ class History:
 
 @torch.no_grad()
 def predict(
-    student: nn.Module, images: UInt8[Tensor, "n 3 h w"] | LazyImages, *, batch_size: int = 500
+    student: nn.Module,
+    images: UInt8[Tensor, "n 3 h w"] | LazyImages,
+    *,
+    batch_size: int | None = None,
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
     """Logits and features of images, in evaluation mode, on the CPU.
+
+    Args:
+        student: as of `fit`; it stays as it is.
+        images: 8-bit RGB.
+        batch_size: images at a time, or fewer where memory does not suffice; it does not change
+            the result. If None, 100 on a CPU, whose caches hold no more, and 500 on a GPU.
 
     Raises:
         ValueError: for what are no images, or a batch size below one.
@@ -57,6 +66,8 @@ def predict(
     training = student.training
     student.eval()
     device = next(student.parameters()).device
+    if batch_size is None:
+        batch_size = 100 if device.type == "cpu" else 500
     with _full_precision():
         out = in_batches(
             lambda part: student(_input(images[part], device)), len(images), batch_size
