@@ -1,5 +1,7 @@
 """Claims are judged by one rule: where the whole interval lies."""
 
+import re
+
 import pytest
 
 from oal_lite.ablations import ABLATIONS, label
@@ -78,6 +80,22 @@ def test_a_difference_is_written_in_points_with_its_interval():
 def test_every_claim_speaks_of_a_column_that_a_study_has():
     known = {*COLUMNS, *OWN_SCORE, *ENTROPY, "training seconds"}
     assert {claim.column for claim in (*CLAIMS, *PIECES, *TARGETS)} <= known
+
+
+def test_a_claim_is_judged_by_the_number_in_its_words():
+    for group in (CLAIMS, PIECES, TARGETS):
+        before = None  # the target of the sentence that "..." goes on
+        for claim in group:
+            said = re.search(r"(one|half a|[\d.]+) (?:points?|%)", claim.text)
+            points = {"one": 1, "half a": 0.5}.get(said[1]) or float(said[1]) if said else None
+            if said and re.search("no more|not below|within", claim.text):
+                allowed = [(-points / 100, None)]
+            elif said:
+                allowed = [(0, points / 100)]
+            else:
+                allowed = [(0, None), (0, before)] if claim.text.startswith("...") else [(0, None)]
+            assert (claim.margin, claim.target) in allowed, claim.text
+            before = claim.target
 
 
 def test_a_target_has_to_be_reached_by_the_mean_and_the_interval_has_to_be_clear():

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from oal_lite import materials as materials_module
-from oal_lite import report, run_files, study, study_command
+from oal_lite import plots, report, run_files, study, study_command
 from oal_lite.diffusion_outliers import encode, word_embeddings
 from oal_lite.files import write_atomically
 from oal_lite.images import LazyImages, late
@@ -584,6 +584,47 @@ def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, t
         with Image.open(picture) as image:
             assert min(image.size) > 150, picture.name
             assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
+
+
+def test_a_sheet_shows_of_each_class_two_real_images_and_its_own_outliers(materials, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(plots, "image_grid", lambda images, **how: shown.update(how, images=images))
+    report.outlier_sheet(materials, columns=6, classes=3)
+    train, made = materials.benchmark.train, materials.outliers("farthest")
+    rows = shown["images"].unflatten(0, (3, 6))
+    for c, row in enumerate(rows):
+        assert torch.equal(row[:2], train.images[train.labels == c][:2])
+        assert torch.equal(row[4:], made.images[made.latent_classes == c][:2])
+    assert shown["columns"] == 6 and shown["titles"] == materials.benchmark.class_names[:3]
+
+
+def test_a_tiny_model_that_another_process_was_faster_to_write_is_taken(
+    tiny_preset, tmp_path, monkeypatch
+):
+    preset = replace(tiny_preset, teacher="tiny", pipeline="tiny")
+    rename = Path.rename
+
+    def overtaken(path, target):
+        target.mkdir()
+        rename(path / "config.json", target / "config.json")  # a folder with a file is no place
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    found = Materials(preset, 0, runs=tmp_path, bars=False)._model("teacher", a_config)
+    assert [p.name for p in found.iterdir()] == ["config.json"]
+
+    def no_room(path, target):
+        raise OSError("no room")
+
+    monkeypatch.setattr(Path, "rename", no_room)
+    with pytest.raises(OSError, match="no room"):
+        Materials(preset, 0, runs=tmp_path / "other", bars=False)._model("teacher", a_config)
+
+
+def a_config(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "more.json").write_text("{}")
 
 
 def test_a_table_is_of_the_machines_and_the_last_day_of_its_trainings():
