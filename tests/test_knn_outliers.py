@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from oal_lite import knn_pruning
+from oal_lite import knn_outliers, knn_pruning
 from oal_lite.knn_outliers import (
     boundary_points,
     candidates_around,
@@ -164,6 +164,23 @@ def test_the_bound_of_memory_changes_nothing(selection, monkeypatch):
         monkeypatch.setattr(knn_pruning, "MEMORY", memory)
         parts = sample_outliers_per_class(features, labels, **sizes, generator=seeded())
         assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+
+
+@pytest.mark.parametrize(("selection", "share"), [("farthest", 0.05), ("as_released", 0.25)])
+def test_few_candidates_are_left_to_be_measured_exactly(selection, share, monkeypatch):
+    """Else the fast form would be right, and slow."""
+    left, plain = [], knn_pruning.undefeated
+
+    def spy(*tensors, **how):
+        left.append(len((found := plain(*tensors, **how))[0]))
+        return found
+
+    monkeypatch.setattr(knn_outliers, "undefeated", spy)
+    sizes = dict(k=20, n_boundary=5, n_candidates=300, keep=2)
+    for seed in range(3):
+        features = class_features(200, 64, seed)
+        sample_outliers(features, **sizes, selection=selection, generator=seeded(seed))
+    assert len(left) == 3 and 10 <= min(left) <= max(left) <= share * 5 * 300, left
 
 
 def test_fast_equals_plain_without_the_compiled_loop(monkeypatch):

@@ -586,6 +586,21 @@ def test_the_report_is_a_json_file_and_pictures_that_open(finished, materials, t
             assert len(image.convert("RGB").getcolors(2**24)) > 20, f"{picture.name} is blank"
 
 
+def test_the_report_draws_histograms_and_two_curves_of_every_arm(
+    finished, materials, tmp_path, monkeypatch
+):
+    drawn = {}
+    monkeypatch.setattr(
+        plots, "save", lambda figure, path: drawn.update({path.name: figure}) or path
+    )
+    report.write(finished[1], materials, tmp_path)
+    histograms, curves = (drawn[f"{name}.png"].axes for name in ("score_histograms", "roc"))
+    assert [ax.get_title() for ax in histograms] == ARMS and all(ax.patches for ax in histograms)
+    for ax, group in zip(curves, ("near", "far"), strict=True):
+        labels = [line.get_label().split(":")[0] for line in ax.lines]
+        assert group in ax.get_title() and set(ARMS) <= set(labels), labels
+
+
 def test_a_sheet_shows_of_each_class_two_real_images_and_its_own_outliers(materials, monkeypatch):
     shown = {}
     monkeypatch.setattr(plots, "image_grid", lambda images, **how: shown.update(how, images=images))

@@ -391,6 +391,19 @@ def test_every_step_begins_without_the_gradients_of_the_last():
         assert_close(gradient, gradients[0], atol=1e-5, rtol=1e-3)
 
 
+def test_a_device_that_is_named_is_the_one_that_accelerate_takes(monkeypatch):
+    asked, plain = [], train_module._accelerator
+    monkeypatch.setattr(
+        train_module, "_accelerator", lambda *how: asked.append(how) or plain("no", True)
+    )
+    for device in ("cpu", torch.device("cpu"), None):
+        fit(
+            make_student(), torch.nn.ModuleList([CrossEntropy()]), make_views(), settings=SETTINGS,
+            generator=seeded(), device=device, progress=False,
+        )  # fmt: skip
+    assert asked == [("no", True), ("no", True), ("no", False)]
+
+
 def test_every_epoch_has_an_order_of_its_own_and_every_image_once():
     watch = watched(96, epochs=2)
     epochs = [torch.cat(watch.labels[i : i + 4]).tolist() for i in (0, 4)]
