@@ -155,13 +155,17 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert read_image(ImageFile(path, "here"), resize=32, crop=32).shape == (3, 32, 32)
 
 
-def test_an_image_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_path):
-    wide = Image.new("RGB", (200, 100), "blue")
-    wide.paste("red", (50, 0, 150, 100))  # the middle square
-    wide.save(tmp_path / "wide.png")
-    image = read_image(ImageFile(tmp_path / "wide.png", "here"), resize=50, crop=40)
+@pytest.mark.parametrize("turn", [0, 90])
+def test_an_image_is_resized_by_its_shorter_side_and_cropped_in_the_middle(tmp_path, turn):
+    long = Image.new("RGB", (200, 100), "blue")
+    long.paste("red", (75, 25, 125, 75))  # in the middle, half as high as the image
+    long.rotate(turn, expand=True).save(tmp_path / "long.png")
+    image = read_image(ImageFile(tmp_path / "long.png", "here"), resize=50, crop=40).float()
     assert image.shape == (3, 40, 40)
-    assert (image.float().mean((1, 2)) == torch.tensor([255.0, 0, 0])).all()
+    red, blue = torch.tensor([255.0, 0, 0]).view(3, 1, 1), torch.tensor([0, 0, 255.0]).view(3, 1, 1)
+    assert (image[:, 9:31, 9:31] == red).all()  # 25 pixels of the 40
+    for edge in (image[:, :6], image[:, -6:], image[:, :, :6], image[:, :, -6:]):
+        assert (edge == blue).all()
 
 
 def test_lazy_images_are_those_of_the_tensor(tmp_path):

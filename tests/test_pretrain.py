@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from test_openood import make_root
+from torch.testing import assert_close
 
 from oal_lite import checkpoint
 from oal_lite.benchmarks import ImageSet
@@ -442,6 +443,20 @@ def test_every_weight_of_the_teacher_is_trained(tmp_path):
     after = dict(Teacher.from_pretrained(tmp_path / "teacher").model.named_parameters())
     assert before.keys() == after.keys()
     assert not [n for n, p in before.items() if p.any() and torch.equal(p, after[n])]
+
+
+def test_edges_are_the_differences_to_the_right_and_below():
+    right, below = autoencoder._edges(torch.arange(12.0).view(1, 1, 3, 4) ** 2)
+    assert right.flatten().tolist() == [1, 3, 5, 9, 11, 13, 17, 19, 21]
+    assert below.flatten().tolist() == [16, 24, 32, 40, 48, 56, 64, 72]
+
+
+def test_the_teachers_maps_are_of_unit_length_at_every_pixel(copied):
+    judge = Teacher.from_pretrained(copied / "teacher", device="cpu")
+    maps = autoencoder._seen(judge, torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert len(maps) > 1 and all(m.ndim == 4 for m in maps)
+    for m in maps:
+        assert_close(m.square().sum(1), torch.ones(2, *m.shape[2:]))
 
 
 def test_the_divergence_keeps_the_posterior_near_the_prior(copied):

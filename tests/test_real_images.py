@@ -238,6 +238,19 @@ def test_the_dry_run_names_downloads_licence_disk_flops_and_minutes(name, capsys
     assert control["diffusion latents"] == latent["diffusion latents"], "noise is no synthesis"
 
 
+def test_the_minutes_of_the_dry_run_are_its_flops_at_a_quarter_of_the_peak():
+    preset, arms = get_preset("cifar10"), ["ce", "oal-paper"]
+    lines = [line.rsplit(None, 1) for line in budget.describe(preset, arms).splitlines() if line]
+    numbers = {name.strip(): float(n) for name, n in lines if n.replace(".", "", 1).isdecimal()}
+    total = sum(budget.flop(preset, arms, 1).values())
+    assert numbers["in all"] == pytest.approx(total / 1e15, abs=0.01)
+    assert numbers["in all"] == pytest.approx(  # the parts are rounded
+        sum(v for k, v in numbers.items() if k not in ("in all", *budget.PEAK)), abs=0.05
+    )
+    for gpu, peak in {"T4": 65e12, "A100": 312e12, "H200": 989e12}.items():
+        assert numbers[gpu] == pytest.approx(total / (0.25 * peak) / 60, abs=0.06)
+
+
 def test_the_dry_run_says_what_a_run_leaves_on_the_disk():
     preset = get_preset("cifar10")  # 16 views of 50,000 images, 768 features and 10 logits
     views, latents, images = 16 * 50_000 * 778 * 4, 50_000 * 4 * 64 * 64 * 4, 50_000 * 3 * 32 * 32
