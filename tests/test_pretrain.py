@@ -445,6 +445,29 @@ def test_every_weight_of_the_teacher_is_trained(tmp_path):
     assert not [n for n, p in before.items() if p.any() and torch.equal(p, after[n])]
 
 
+@pytest.mark.parametrize(
+    ("train", "weights"),
+    [
+        (train_teacher, "teacher/model"),
+        (autoencoder.train_vae, "pipeline/vae/diffusion_pytorch_model"),
+        (unet.train_unet, "pipeline/unet/diffusion_pytorch_model"),
+    ],
+)
+def test_the_seed_alone_decides_the_weights(train, weights, copied):
+    settings = PretrainSettings(
+        n_images=40, batch_size=4, vae_batch_size=4, unet_batch_size=4, teacher_width=8,
+        vae_width=8, teacher_steps=2, vae_steps=2, unet_steps=2,
+    )  # fmt: skip
+    found = []
+    for seed, drawn_before in ((1, 5), (1, 6), (2, 5)):
+        torch.manual_seed(drawn_before)
+        train(replace(settings, seed=seed), copied)
+        found.append((copied / f"{weights}.safetensors").read_bytes())
+        for left in copied.glob("unfinished*"):
+            left.unlink()
+    assert found[0] == found[1] != found[2]
+
+
 def test_edges_are_the_differences_to_the_right_and_below():
     right, below = autoencoder._edges(torch.arange(12.0).view(1, 1, 3, 4) ** 2)
     assert right.flatten().tolist() == [1, 3, 5, 9, 11, 13, 17, 19, 21]
