@@ -223,3 +223,9 @@ def test_a_shape_is_stretched_one_way_and_turned_to_either_side():
     assert ratio.abs().max() < 0.17 and ratio.std() > 0.06 and ratio.mean().abs() < 0.01
     *_, covariance = moments("arrow", 2000)
     assert 0.4 < (covariance > 0).float().mean() < 0.6
+
+
+def test_a_shape_is_turned_by_at_most_30_degrees():
+    down, across, both = moments("capsule", 1000)  # it lies on its side
+    angle = torch.rad2deg(torch.atan2(2 * both, across - down) / 2)
+    assert 28 < angle.max() < 31 and -31 < angle.min() < -28 and angle.mean().abs() < 2
