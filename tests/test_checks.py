@@ -78,6 +78,11 @@ SLIPS = [
     ),
     (
         "check_own_percentile",
+        lambda d, p: (d[p // 40] <= d.flatten()[p][:, None]).double().mean(1),
+        "count by <",
+    ),
+    (
+        "check_own_percentile",
         lambda d, p: (d[p // 40] > d.flatten()[p][:, None]).double().mean(1),
         "FARTHER",
     ),

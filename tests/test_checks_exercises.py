@@ -8,6 +8,7 @@ from scipy import stats
 
 from oal_lite import checks
 from oal_lite.distillation import logit_kd
+from oal_lite.knn_outliers import unit
 from oal_lite.maps import knn_purity
 from oal_lite.widgets.loss_terms import shares
 
@@ -56,6 +57,9 @@ WRONG = [
     ("check_column_means", lambda z: z.median(1).values.median(1).values, "expected"),
     ("check_purity", lambda x, y, k: (y[(x @ x.T).topk(k).indices] == y[:, None]).float().mean(),
      "own neighbour"),
+    ("check_purity", lambda x, y, k: (
+        y[(unit(x) @ unit(x).T).fill_diagonal_(0).topk(k).indices] == y[:, None]
+    ).float().mean(), "cosine of −∞"),
     ("check_purity", lambda x, y, k: knn_purity(x, y, k), "the mean over all points"),
     ("check_purity", lambda x, y, k: k * knn_purity(x, y, k).mean(), "divide by k"),
     ("check_purity", lambda x, y, k: (

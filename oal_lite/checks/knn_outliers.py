@@ -53,6 +53,8 @@ def check_own_percentile(own_percentile: Callable) -> str:
                 (distances[row] > kept[:, None]).double().mean(1),
             "the row of flat index p is p // s; p % s is the place within the row.":
                 (distances[picks % 6] < kept[:, None]).double().mean(1),
+            "the pick does not lie nearer than itself: count by <, and divide by all s.":
+                truth + 1 / 40,
             "one number for each pick is asked for, without the last mean.": truth.mean(),
             "the share is of all s candidates of the point, the pick among them.": truth * 40 / 39,
         },
@@ -74,7 +76,8 @@ def check_sigma_for_cosine(sigma: Callable) -> str:
                 "this is σ²; take the root.": truth**2,
                 "square the cosine: the root stands over the whole of 1 + σ²d.":
                     math.sqrt((1 / cosine - 1) / dims),
-                "this takes σ²d for σd; the root of d is what counts.": truth / math.sqrt(dims),
+                "this takes σd for σ√d: under the root stands σ²d, not σ²d².":
+                    truth / math.sqrt(dims),
             },
         )  # fmt: skip
     return f"Right: in 768 dimensions {math.sqrt((1 / 0.9**2 - 1) / 768):.4f}, a quarter of 0.07."

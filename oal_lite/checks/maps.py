@@ -25,6 +25,12 @@ def check_purity(purity: Callable) -> str:
         "all nearest have the other label, and no point is its own neighbour: the purity",
         slips={"a point counts as its own neighbour; leave it out.": 1.0},
     )  # fmt: skip
+    apart = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [-1.0, -0.1]])
+    compare(
+        purity(apart, torch.tensor([0, 1, 1]), 1), 2 / 3,
+        "the purity where all others of a point have negative cosines",
+        slips={"a point counts as its own neighbour; leave it out by a cosine of −∞.": 1.0},
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(40, 3, generator=generator)
     labels = torch.randint(3, (40,), generator=generator)
