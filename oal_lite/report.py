@@ -12,7 +12,7 @@ from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, real_path, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import mean_interval
-from oal_lite.presets import WITHOUT
+from oal_lite.presets import ASSETS, PRESETS, WITHOUT, hold_out
 from oal_lite.recipes import Arm
 from oal_lite.run_files import RECORD
 from oal_lite.study import Run
@@ -185,7 +185,7 @@ def markdown(
 
 
 def caption(results: Sequence[Run]) -> str:
-    """Seeds, machine and convention in one line.
+    """Seeds, convention, what was held out or missing, and models that are not the preset's.
 
     Raises:
         ValueError: for no run.
@@ -204,9 +204,25 @@ def caption(results: Sequence[Run]) -> str:
     ]  # fmt: skip
     if turns:
         text += f" Held out of the trainings here, as validation-OOD: {', '.join(turns)}."
+    if models := sorted({model for r in results for model in _other_models(r.record)}):
+        text += f" In place of the preset's models: {', '.join(models)}."
     if missing := sorted({name for r in results for name in r.record.get("missing", [])}):
         text += f" Not at hand, and left out of the averages: {', '.join(missing)}."
     return text
+
+
+def _other_models(record: Mapping) -> list[str]:
+    """A run's teacher and pipeline, where they are not its preset's own."""
+    name = record["preset"]["name"].split(WITHOUT)[0]
+    if name not in PRESETS:  # a smoke run, or a preset of the caller's
+        return []
+    own = hold_out(PRESETS[name], held_out_of(record))
+    others = []
+    for part in ("teacher", "pipeline"):
+        model, *_ = str(record["preset"].get(part, "")).split("@")  # what follows is its content
+        if model and model != getattr(own, part).replace(str(ASSETS.parent), "oal_lite"):
+            others.append(f"{part} {model}")
+    return others
 
 
 def summary(

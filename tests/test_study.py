@@ -21,7 +21,7 @@ from oal_lite.files import write_atomically
 from oal_lite.images import LazyImages, late
 from oal_lite.materials import Materials, spread_over_classes
 from oal_lite.metrics import detection_metrics
-from oal_lite.presets import PRESETS
+from oal_lite.presets import PRESETS, get_preset, hold_out
 from oal_lite.recipes import ARMS as ARM_TABLE
 from oal_lite.recipes import get_arm
 from oal_lite.run_files import run_path, version_of
@@ -541,6 +541,23 @@ def test_the_caption_names_the_seeds_and_speaks_of_intervals_only_where_there_ar
     assert one.startswith("Preset shapes, 1 seed(s) [3]. score: energy") and "interval" not in one
     two = report.caption([made_up("kd", 1, 0.9), made_up("kd", 0, 0.9)])
     assert "2 seed(s) [0, 1]" in two and "95 % t-interval over seeds" in two
+
+
+def test_the_caption_names_models_that_are_not_the_presets_own():
+    def of(preset, **models):
+        run = made_up("kd", 0, 0.9)
+        run.record["preset"] = {"name": preset.name, "held_out": preset.held_out, **models}
+        return report.caption([run, made_up("ce", 0, 0.8)])
+
+    own = get_preset("cifar10-medium")
+    without = hold_out(own, ["ship", "truck"])
+    assert "models" not in of(own, teacher=own.teacher + "@1a2b3c4d", pipeline=own.pipeline)
+    assert "models" not in of(without, teacher=without.teacher)
+    assert "models" not in of(get_preset("shapes"), teacher="oal_lite/assets/shapes/teacher")
+    assert "models" not in of(get_preset("shapes", quick=True), teacher="elsewhere")
+    assert "In place of the preset's models: pipeline p/q, teacher again/teacher." in of(
+        own, teacher="again/teacher@5e6f7a8b", pipeline="p/q"
+    )
 
 
 def test_validation_ood_alone_chooses_the_score_of_a_student():
