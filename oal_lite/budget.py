@@ -6,7 +6,7 @@ estimate, FLOPs over a stated share of the device's peak; they are not a measure
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 
@@ -14,6 +14,7 @@ from oal_lite import openood, weights
 from oal_lite.arguments import need_count
 from oal_lite.benchmarks import need_no_root
 from oal_lite.costs import COUNTED
+from oal_lite.images import IN_MEMORY
 from oal_lite.presets import TINY, Preset, check_preset
 from oal_lite.recipes import Arm, get_arm, needed_models
 from oal_lite.students import ResNet18
@@ -100,7 +101,8 @@ def flop(preset: Preset, arms: list[str], seeds: int) -> dict[str, float]:
 def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     """Bytes that a run on one of OpenOOD's data sets leaves in the folder of runs, roughly.
 
-    Counted are what the teacher says of the views and of an arm's further images, the k-NN outliers
+    Counted are what the teacher says of the views and of an arm's further images (it is not kept
+    where images do not fit into memory and are read late), the k-NN outliers
     with their latents, and the ID images as latents and decoded again; the latter two once for all
     seeds.
 
@@ -113,7 +115,7 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     latent = 4 * (64 if _paper_size(preset.pipeline) else 8) ** 2 * 4
     picture = 3 * layout.crop**2
     an_image = latent * any(r.encodes for r in recipes) + picture * any(r.decodes for r in recipes)
-    looks = any(r.asks_teacher for r in recipes) + _asked(recipes)
+    looks = 0 if _read_late(preset) else any(r.asks_teacher for r in recipes) + _asked(recipes)
     knn = preset.knn
     vectors = layout.n_classes * knn.n_boundary * knn.keep * knn.rounds * 768 * 4
     outliers = vectors + preset.diffusion.n_latents * (latent + picture)
@@ -126,14 +128,19 @@ def _n_train(preset: Preset) -> int:
     return min(n, preset.benchmark_sizes.get("n_train", n))
 
 
+def _read_late(preset: Preset) -> bool:
+    """Whether the training images are too many to be held in memory."""
+    return _n_train(preset) * 3 * openood.LAYOUTS[preset.benchmark].crop ** 2 > IN_MEMORY
+
+
 def _asked(recipes: Sequence[Arm]) -> int:
     """How many sets of further images the teacher answers on; arms with the same ones share it."""
     return len({(r.answers, r.outliers) for r in recipes if r.answers})
 
 
-def _paper_size(model: str) -> bool:
-    """Whether this is a model whose size is known here: one of the hub's, not a small one."""
-    return weights.HUB_ID.fullmatch(model) is not None
+def _paper_size(model: str | PurePath) -> bool:
+    """Whether this is a model whose size is known here: one of the hub's, not a folder."""
+    return weights.HUB_ID.fullmatch(str(model)) is not None and not Path(model).is_dir()
 
 
 def describe(
@@ -167,8 +174,13 @@ def describe(
     ]
     lines.append(
         f"In one process at least {steps(preset, arms, seeds) * STEP / 60:.0f}, however fast the "
-        f"GPU: a step of the student waited {1e3 * STEP:.0f} ms for its launches on an H100. Give "
-        "--workers."
+        f"GPU: a step of the student waited {1e3 * STEP:.0f} ms for its launches on an H100. "
+        + (
+            "With --workers, each arm would ask the teacher anew: these images are read late, and "
+            "what it says of them is not kept."
+            if _read_late(preset)
+            else "Give --workers."
+        )
     )
     return "\n".join(lines)
 
@@ -204,13 +216,16 @@ def _models(preset: Preset, needed: Sequence[str]) -> tuple[list[str], float]:
     """What is said of the models, and how many gigabytes have to be downloaded."""
     lines, gigabytes = [], 0.0
     for part in ("teacher", "pipeline"):
-        name = getattr(preset, part)
+        name = str(getattr(preset, part))
         if part not in needed:
             lines.append(f"{part.capitalize()}: these arms need none.")
         elif name == TINY:
             lines.append(f"{part.capitalize()}: random weights, made on the fly.")
         elif Path(name).is_dir():
-            lines.append(f"{part.capitalize()}: a folder on this machine; nothing to download.")
+            lines.append(
+                f"{part.capitalize()}: a folder on this machine; nothing to download, and its "
+                "FLOPs are not in the sum."
+            )
         elif not _paper_size(name):
             lines.append(
                 f"{part.capitalize()}: {name} is not there yet; train it first with --pretrain, "

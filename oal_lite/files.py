@@ -46,7 +46,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f"{_hidden(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with _telling(path):
+            temporary.touch()
+            usual = stat.S_IMODE(temporary.stat().st_mode)
             write(temporary)
+            temporary.chmod(usual)  # safetensors lets nobody but its writer read
             with suppress(FileNotFoundError):  # the first of its name
                 shutil.copymode(path, temporary)
             os.replace(temporary, path)
@@ -293,6 +296,8 @@ def read_tensors_and_header(path: Path) -> tuple[dict, dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
     except FileNotFoundError:
+        if path.exists():  # so safetensors says, too, of what it may not open
+            raise PermissionError(f"{path} may not be read; change its permissions") from None
         raise FileNotFoundError(f"there is no file {path}") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to make it anew") from None

@@ -13,7 +13,7 @@ from torch import Tensor
 from oal_lite.arguments import need_count, need_number, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, generator_for
 from oal_lite.files import real_path
-from oal_lite.images import ImageFile, read_images
+from oal_lite.images import IN_MEMORY, ImageFile, read_images
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -21,7 +21,7 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 def from_folders(
     id_root: str | Path, near: Mapping[str, str | Path], far: Mapping[str, str | Path], *,
     validation_ood: Mapping[str, str | Path] | None = None, image_size: int = 32,
-    shares: tuple[float, float] = (0.1, 0.2), seed: int = 0, memory: int = 2**28,
+    shares: tuple[float, float] = (0.1, 0.2), seed: int = 0, memory: int = IN_MEMORY,
 ) -> Benchmark:  # fmt: skip
     """Make a benchmark of your own images; see `Benchmark.from_folders`."""
 

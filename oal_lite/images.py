@@ -17,6 +17,7 @@ from torch import Tensor
 from oal_lite.arguments import need_content
 
 THREADS = min(16, os.cpu_count() or 1)
+IN_MEMORY = 2**28  # bytes of a set of images; a larger one is read late
 
 
 class ImageFile(NamedTuple):
@@ -159,7 +160,7 @@ def read_image(file: ImageFile, *, resize: int, crop: int) -> UInt8[Tensor, "3 s
 
 
 def read_images(
-    files: Sequence[ImageFile], *, resize: int, crop: int, memory: int = 2**28
+    files: Sequence[ImageFile], *, resize: int, crop: int, memory: int = IN_MEMORY
 ) -> UInt8[Tensor, "n 3 s s"] | LazyImages:
     """Read image files into one tensor, in threads; or later, where they would be too large.
 

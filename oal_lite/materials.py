@@ -20,14 +20,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from oal_lite import tiny_models
-from oal_lite.arguments import need_generator, need_whole
+from oal_lite.arguments import need_generator, need_kind, need_whole
 from oal_lite.benchmarks import Benchmark, generator_for, load
 from oal_lite.data_parallel import is_first, wait_for
 from oal_lite.diffusion_outliers import decode, encode, load_pipeline, synthesise, word_embeddings
-from oal_lite.files import read_tensors, temporary_folder, write_tensors
+from oal_lite.files import bytes_of, read_tensors, temporary_folder, write_tensors
 from oal_lite.images import LazyImages, join, late, subset
 from oal_lite.knn_outliers import sample_outliers_per_class
-from oal_lite.presets import TINY, Preset, check_preset
+from oal_lite.presets import TINY, Preset, TrainSettings, check_preset
 from oal_lite.recipes import Arm, Autoencoded, Outliers, gaussian_like, halves
 from oal_lite.run_files import run_path
 from oal_lite.students import ResNet18
@@ -67,6 +67,7 @@ class Materials:
         self.bars = bars
         self.runs = None if runs is None else Path(runs)
         self.seconds: dict[str, float] = {}
+        self._own: str | None = None  # what tells images that the caller gave from others
         self._outliers: dict[str, Outliers] = {}
         self._answers: dict[tuple, Views] = {}
 
@@ -78,8 +79,7 @@ class Materials:
         return result
 
     @cached_property
-    def benchmark(self) -> Benchmark:
-        """The images; the same for every seed."""
+    def _benchmark(self) -> Benchmark:
         p = self.preset
         return self._timed(
             "benchmark", f"benchmark: {p.benchmark}",
@@ -88,6 +88,22 @@ class Materials:
                 embedded_far=p.embedded_far, **p.benchmark_sizes
             ).hold_out(p.held_out),
         )  # fmt: skip
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The images; the same for every seed. Yours may be put here before anything is made."""
+        return self._benchmark
+
+    @benchmark.setter
+    def benchmark(self, own: Benchmark) -> None:
+        need_kind(Benchmark, "as Benchmark.from_folders makes", benchmark=own)
+        self._benchmark = own
+        if self.runs is not None:  # a name of settings alone would find what others left there
+            self._own = _content_of(own)
+
+    def _named(self, what: str) -> str:
+        """How a part is called in the folder of runs."""
+        return f"{what}-of-{self._own}" if self._own else what
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -100,8 +116,10 @@ class Materials:
         if getattr(self.preset, part) != TINY:
             return getattr(self.preset, part)
         runs = self.runs or Path(self._temporary.name)
-        folder = run_path(runs, self.preset, f"tiny-{part}", 0, "model")
-        if not folder.exists():
+        folder = run_path(runs, self.preset, self._named(f"tiny-{part}"), 0, "model")
+        if self.runs and not is_first():  # of several processes transformers lets one write
+            wait_for(folder)
+        elif not folder.exists():
             with temporary_folder(folder.parent) as beside:
                 write(beside / part)
                 try:
@@ -280,6 +298,7 @@ class Materials:
             recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True)
             what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
             unseen = arm.unseen
+        what = self._named(what)
         return run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
 
     def forget_checkpoint(self, what: str, arm: Arm) -> None:
@@ -313,8 +332,8 @@ class Materials:
             else:
                 made = self._kept(
                     f"outliers-{selection}", lambda: vars(self._synthesise(selection)),
-                    ("distance", "train", "weights"),
-                    dict.fromkeys(f.name for f in fields(Outliers)),
+                    ("distance", "weights"), dict.fromkeys(f.name for f in fields(Outliers)),
+                    preset=self._frozen,
                 )  # fmt: skip
                 made = Outliers(**made)
             self._outliers[selection] = made
@@ -357,9 +376,16 @@ class Materials:
     ) -> Tensor:
         made = self._kept(
             what, lambda: self._timed(stage, sentence, lambda: {what: make()}),
-            ("distance", "knn", "diffusion", "train", "weights"), {what: None}, seed=0,
+            ("teacher", "n_per_class", "distance", "knn", "diffusion", "weights"), {what: None},
+            preset=self._frozen, seed=0,
         )  # fmt: skip
         return made[what]
+
+    @property
+    def _frozen(self) -> Preset:
+        """The settings as teacher and pipeline see them: of the training, the number format."""
+        format_ = TrainSettings(mixed_precision=self.preset.train.mixed_precision)
+        return replace(self.preset, train=format_)
 
     @property
     def _batch(self) -> int:
@@ -400,7 +426,9 @@ class Materials:
         if kind == "halves":
             return halves(train.images, train.labels, n, generator)
         if kind == "id":
-            index = torch.arange(n) % len(train)
+            passes, rest = divmod(n, len(train))  # the images lie in the order of their classes
+            index = [torch.arange(len(train))] * passes
+            index = torch.cat([*index, torch.randperm(len(train), generator=generator)[:rest]])
             return subset(train.images, index), train.labels[index]
         made, decoded = self.outliers(selection), self.reconstructions
         if isinstance(train.images, LazyImages):  # they are many: n copies would be too many
@@ -429,7 +457,8 @@ class Materials:
         if self.runs is None:
             return make()
         seed = self.seed if seed is None else seed
-        path = run_path(self.runs, preset or self.preset, what, seed, "safetensors", unseen=unseen)
+        name, preset = self._named(what), preset or self.preset
+        path = run_path(self.runs, preset, name, seed, "safetensors", unseen=unseen)
         if not (together or is_first()):
             wait_for(path)
         elif not path.exists():
@@ -494,6 +523,16 @@ class Materials:
         return vectors @ torch.linalg.qr(noise).Q
 
 
+def _content_of(benchmark: Benchmark) -> str:
+    """Hash of all that a training sees; images that are read late are read once for it."""
+    digest = hashlib.sha256(json.dumps(benchmark.class_names).encode())
+    for images in (benchmark.train, *benchmark.validation_ood.values()):
+        digest.update(bytes_of(images.labels))
+        for block in torch.arange(len(images)).split(256):
+            digest.update(bytes_of(images.images[block]))
+    return digest.hexdigest()[:8]
+
+
 def _plain(name: str) -> str:
     """A class name without what differs between its spellings."""
     return name.lower().replace("_", " ").strip()
@@ -515,6 +554,6 @@ def spread_over_classes(classes: Tensor, n: int, generator: torch.Generator) -> 
     if n > len(classes):
         raise ValueError(f"{n} picks of {len(classes)} outliers; lower n_latents or raise rounds")
     ranks = torch.rand(len(classes), generator=generator).argsort()
-    members = [ranks[classes[ranks] == c] for c in classes.unique()]
-    turns = [m[i] for i in range(max(map(len, members))) for m in members if i < len(m)]
-    return torch.stack(turns[:n])
+    members = [ranks[classes[ranks] == c][:n] for c in classes.unique()]
+    turns = torch.cat([torch.arange(len(m)) for m in members])
+    return torch.cat(members)[turns.argsort(stable=True)[:n]]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from oal_lite.arguments import need_count, need_path, need_whole
 from oal_lite.benchmarks import OOD_LABEL, Benchmark, ImageSet, far_sets, generator_for
-from oal_lite.images import ImageFile, read_images
+from oal_lite.images import IN_MEMORY, ImageFile, read_images
 
 LISTS = "benchmark_imglist"
 N_EMBEDDED = 1000  # images of each embedded far set
@@ -150,7 +150,7 @@ def fingerprint(name: str, data_root: str | Path) -> str:
 def load(
     name: str, data_root: str | Path, *, seed: int = 0, n_train: int | None = None,
     n_val: int | None = None, n_test: int | None = None, n_ood: int | None = None,
-    class_names: Sequence[str] | None = None, memory: int = 2**28, embedded_far: bool = False,
+    class_names: Sequence[str] | None = None, memory: int = IN_MEMORY, embedded_far: bool = False,
 ) -> Benchmark:  # fmt: skip
     """Read an ID data set of OpenOOD v1.5 with its official splits and OOD sets.
 

@@ -61,7 +61,7 @@ class TrainSettings:
     own_batch: bool = True  # outliers leave batch normalisation's running statistics to ID images
     mixed_precision: str = "no"  # "half": bf16 or fp16 where there is a GPU
     n_views: int = 4  # augmented copies drawn before training; the teacher sees the same ones
-    fresh_start: bool = False  # the start, which asks no teacher, augments anew at every step
+    fresh_start: bool = False  # the start asks no teacher: augment anew at every step, in memory
     fuse: str = "no"  # "start" or "all" trainings let torch.compile fuse layers, on a GPU only
     keep_every: int = 1  # epochs after which an unfinished training is kept
 
@@ -88,8 +88,8 @@ class Preset:
 
     name: str
     benchmark: str
-    teacher: str  # folder or hub id; "tiny" in a smoke run
-    pipeline: str  # the same
+    teacher: str | PurePath  # folder or hub id; "tiny" in a smoke run
+    pipeline: str | PurePath  # the same
     benchmark_sizes: dict[str, int] = field(default_factory=dict)
     pretrain: str | None = None  # its models' settings in `pretrain.SETTINGS`, if trained here
     data_root: str | None = None  # folder in OpenOOD's layout, for real images

@@ -168,7 +168,7 @@ class Arm:
     @property
     def encodes(self) -> bool:
         """Whether ID images have to be encoded for it, to be looked at or to be decoded again."""
-        return self.exposure == "latent" or self.decodes
+        return self.exposure == "latent" or self.outliers == "halves" or self.decodes
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -348,7 +348,7 @@ def build_terms(
     settings: TrainSettings,
     known: tuple[TeacherOutputs, Int[Tensor, " n"]] | None = None,
     autoencoded: Autoencoded | None = None,
-    real: UInt8[Tensor, "m 3 h w"] | None = None,
+    real: UInt8[Tensor, "m 3 h w"] | LazyImages | None = None,
     answers: Views | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.ModuleList:
@@ -465,7 +465,7 @@ def check_arm(arm: Arm) -> None:
 def _check_parts(
     arm: Arm, *, outliers: Outliers | None, teacher_dim: int,
     known: tuple[TeacherOutputs, Tensor] | None, autoencoded: Autoencoded | None,
-    real: Tensor | None, answers: Views | None,
+    real: Tensor | LazyImages | None, answers: Views | None,
 ) -> None:  # fmt: skip
     """Refuse parts that an arm needs and does not get, and parts that do not go together."""
     if outliers is not None:

@@ -220,7 +220,7 @@ def _other_models(record: Mapping) -> list[str]:
     others = []
     for part in ("teacher", "pipeline"):
         model, *_ = str(record["preset"].get(part, "")).split("@")  # what follows is its content
-        if model and model != getattr(own, part).replace(str(ASSETS.parent), "oal_lite"):
+        if model and model != str(getattr(own, part)).replace(str(ASSETS.parent), "oal_lite"):
             others.append(f"{part} {model}")
     return others
 

@@ -6,15 +6,17 @@ mistaken for what is asked for; it is simply not found, and what it would hold i
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from oal_lite import __version__, openood
 from oal_lite.files import sha256_of
 from oal_lite.presets import Preset
 
+MODEL_FILES = (".json", ".safetensors", ".txt")  # endings of what a model consists of
 # What a record must have.
 RECORD = (
     "arm", "recipe", "seed", "preset", "code", "made", "id_accuracy", "metrics", "history",
@@ -47,30 +49,35 @@ def version_of(package: Path) -> str:
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
-def portable(preset: Preset) -> dict:
-    """Settings as plain data; folders of this package by their place in it.
+def portable(preset: Preset, unseen: Sequence[str] = ()) -> dict:
+    """Settings as plain data, without those that are `unseen`; folders of this package by place.
 
     A model outside the package is a folder whose content goes with its name: trained anew, it is
     another.
     """
-    root = str(Path(__file__).parent)
-    inside = {k: _named(getattr(preset, k), root) for k in ("teacher", "pipeline")}
+    models = [part for part in ("teacher", "pipeline") if part not in unseen]
+    inside = {part: _named(getattr(preset, part)) for part in models}
     # Of real images it counts what they are, not where they lie.
     if preset.benchmark in openood.LAYOUTS and preset.data_root is not None:
         inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
-    return asdict(replace(preset, **inside, download=False))
+    whole = asdict(replace(preset, **inside, download=False))
+    return {name: value for name, value in whole.items() if name not in unseen}
 
 
-def _named(model: str, root: str) -> str:
-    folder = Path(model)
-    if model.startswith(root) or not folder.is_dir():
-        return model.replace(root, "oal_lite")
-    return f"{model}@{content_of(folder)}"
+def _named(model: str | PurePath) -> str:
+    folder, package = Path(model), Path(__file__).parent
+    if folder.is_relative_to(package):
+        return ("oal_lite" / folder.relative_to(package)).as_posix()
+    return f"{model}@{content_of(folder)}" if folder.is_dir() else str(model)
 
 
 def content_of(model: Path) -> str:
     """Hash of a model's files; computed once, as long as their sizes and times are the same."""
-    found = (f for f in model.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
+    found = []
+    for folder, folders, names in os.walk(model):
+        # hidden ones are of a model that is just being saved, or of a writer that was killed
+        folders[:] = (name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in names if name.endswith(MODEL_FILES)]
     stats = ((f, f.stat()) for f in sorted(found))
     return _content(model, tuple((f, s.st_size, s.st_mtime_ns) for f, s in stats))
 
@@ -83,15 +90,10 @@ def _content(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()[:8]
 
 
-def seen(preset: Preset, unseen: Sequence[str] = ()) -> dict:
-    """The same of what a run sees: without the fields that have no part in it."""
-    return {name: value for name, value in portable(preset).items() if name not in unseen}
-
-
 def run_path(
     runs: Path, preset: Preset, what: str, seed: int, ending: str, *, unseen: Sequence[str] = ()
 ) -> Path:
     """Where a run's file lies; the name holds a hash of the code and of all but unseen settings."""
-    key = json.dumps([seen(preset, unseen), code_version()], sort_keys=True)
+    key = json.dumps([portable(preset, unseen), code_version()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:10]
     return runs / preset.name / f"{what}-seed{seed}-{digest}.{ending}"

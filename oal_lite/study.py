@@ -26,7 +26,7 @@ from oal_lite.materials import Materials
 from oal_lite.metrics import detection_metrics
 from oal_lite.presets import TINY, Preset, check_name, check_preset, pretrain_command
 from oal_lite.recipes import Arm, build_terms, check_arm, get_arm, needed_models
-from oal_lite.run_files import RECORD, code_version, run_path, seen
+from oal_lite.run_files import RECORD, code_version, portable, run_path
 from oal_lite.scores import LOGIT_SCORES
 from oal_lite.teacher import TeacherOutputs
 from oal_lite.threads import one_thread_on_cpu
@@ -141,7 +141,8 @@ def _train_one(
     )  # fmt: skip
     accuracy, scores, metrics = evaluate(student, benchmark)
     record = {
-        "arm": arm_name, "recipe": asdict(arm), "seed": seed, "preset": seen(preset, arm.unseen),
+        "arm": arm_name, "recipe": asdict(arm), "seed": seed,
+        "preset": portable(preset, arm.unseen),
         "code": code_version(), "made": _made(device or default_device()),
         "id_accuracy": accuracy, "metrics": metrics, "history": asdict(history),
         "seconds": {

@@ -85,6 +85,14 @@ class Term(nn.Module):
         need_weight(**{f"weight of {name!r}": weight})
         self.name, self.weight = name, float(weight)
 
+    def _hold(self, **parts: Tensor | LazyImages | None) -> None:
+        """Keep tensors where the term goes, and anything else, such as unread images, as it is."""
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part, persistent=False)
+            else:
+                setattr(self, name, part)
+
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"] | None:
         """Images that the student shall see beside the batch of `n`; none by default."""
         return None
@@ -183,11 +191,7 @@ class Answers(Term):
         super().__init__("teacher's answers", weight)
         parts = {"images": images, "logits": logits, "distances": distances}
         _need_rows(**{name: part for name, part in parts.items() if part is not None})
-        for name, value in parts.items():
-            if isinstance(value, Tensor):
-                self.register_buffer(name, value, persistent=False)
-            else:  # images that are read when they are asked for
-                setattr(self, name, value)
+        self._hold(**parts)
         self._drawn: Tensor | None = None
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
@@ -285,10 +289,10 @@ class OutlierExposure(Term):
     Source: Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", ICLR 2019, eq. 3.
     """
 
-    def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"]):
+    def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"] | LazyImages):
         super().__init__("outlier exposure", weight)
         _need_rows(images=images)
-        self.register_buffer("images", images, persistent=False)
+        self._hold(images=images)
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
         """As many outlier images as the batch has ID images."""

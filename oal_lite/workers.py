@@ -20,6 +20,7 @@ from pathlib import Path
 from time import perf_counter
 
 from oal_lite.data_parallel import launched
+from oal_lite.images import LazyImages
 from oal_lite.presets import Preset
 from oal_lite.recipes import Arm
 from oal_lite.threads import one_thread_on_cpu
@@ -88,13 +89,15 @@ def study_tasks(
     Everything that several arms share comes before the arms of its seed. Unless `fresh`, a
     training that was interrupted goes on where it stopped.
 
-    What other settings share in part, such as the start of a seed, is made once: tasks of the same
-    kind in `after` come first, and what they leave in files is then found. `models` are the tasks
-    of `pretraining`, where teacher or pipeline are not there: the start waits for neither, and what
-    needs no diffusion model goes on beside its training.
+    What other settings share in part, such as the start of a seed, is made once: the last task of
+    the same kind in `after` comes first, and what it leaves in files is then found. `models` are
+    the tasks of `pretraining`, where teacher or pipeline are not there: the start waits for
+    neither, and what needs no diffusion model goes on beside its training.
     """
-    before = {task.name for task in after}
-    mark = f" ({len(before)})" if after else ""  # names of tasks are unique in one pool
+    before = {
+        (t.arguments[0], t.arguments[2]): t.name for t in after if t.function is _prepare
+    }  # fmt: skip
+    mark = f" ({len(after)})" if after else ""  # names of tasks are unique in one pool
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     lowest = min((seed for seed, *_ in trainings), default=0)
     for seed, label, arm in trainings:
@@ -104,13 +107,14 @@ def study_tasks(
         needs += ["reconstructions"] if arm.decodes else []
         names = {what: what if what in OF_ALL_SEEDS else f"{what}, seed {seed}" for what in needs}
         for what, name in names.items():
-            first = (name,) if name in before else ()
+            own = lowest if what in OF_ALL_SEEDS else seed
+            first = (before[what, own],) if (what, own) in before else ()
             if what == "reconstructions":
                 first += ("id_latents" + mark,)
             model = {"start": None, "views": "teacher"}.get(what, "pipeline")
             if models and model in models:
                 first += (models[model].name,)
-            arguments = (what, preset, lowest if what in OF_ALL_SEEDS else seed, runs, device)
+            arguments = (what, preset, own, runs, device)
             tasks.setdefault(name + mark, Task(name + mark, _prepare, arguments, first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(
@@ -143,8 +147,8 @@ def work(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -
                     future: Future = pool.submit(task.function, *task.arguments)
                 running[future], started[task.name] = task.name, perf_counter()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()  # raises what the task has raised, while it counts as running
                 name = running.pop(future)
-                future.result()
                 done.add(name)
                 progress(f"{name}: done in {perf_counter() - started[name]:.0f} s")
     except BrokenProcessPool:
@@ -217,9 +221,10 @@ def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> No
 
     materials = Materials(preset, seed, device=device, runs=Path(runs), bars=False)
     with one_thread_on_cpu(device):
+        late = isinstance(materials.benchmark.train.images, LazyImages)
         if what.startswith("outliers-"):
             materials.outliers(what.removeprefix("outliers-"))
-        else:
+        elif not (what == "views" and late):  # what the teacher says of these, no file keeps
             getattr(materials, what)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -267,6 +268,22 @@ def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path):
     assert link.is_symlink() and kept.read_text() == "new"
     assert kept.stat().st_mode & 0o777 == 0o640
     assert [p.name for p in tmp_path.rglob("*.tmp")] == []
+
+
+def test_tensors_may_be_read_by_whoever_may_read_a_record(tmp_path, monkeypatch):
+    tensors, record = tmp_path / "a.safetensors", tmp_path / "a.json"
+    write_tensors(tensors, {"a": torch.zeros(2)})
+    write_atomically(record, lambda p: p.write_text("{}"))
+    assert tensors.stat().st_mode == record.stat().st_mode
+
+    def refuses(*args, **how):  # as safetensors does; root may read whatever it is
+        raise FileNotFoundError("No such file or directory")
+
+    monkeypatch.setattr(safetensors, "safe_open", refuses)
+    with pytest.raises(PermissionError, match="a.safetensors may not be read; change its perm"):
+        read_tensors(tensors)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_tensors(tmp_path / "b.safetensors")
 
 
 def test_a_folder_in_the_place_of_a_models_file_is_told_before_a_file_moves(tmp_path):

@@ -5,7 +5,7 @@ import json
 import shutil
 import socket
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import torch
@@ -263,6 +263,19 @@ def test_the_dry_run_says_what_a_run_leaves_on_the_disk():
     more = budget.disk(preset, ["oal-paper", "oal-as-released"], 1)
     assert more == views + 2 * outliers, "two selections"
     assert "4.6 GB for models, about 9 GB for runs" in budget.describe(preset, ["oal", "ce"])
+
+
+def test_the_dry_run_knows_what_is_read_late_and_what_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "vit").mkdir(parents=True)
+    large = get_preset("imagenet200")  # its images fill no memory: what is said of them is not kept
+    assert budget.disk(large, ["ce", "kd"], 1) == 0
+    text = budget.describe(large, ["ce", "kd"])
+    assert "teacher on all views" in text and "each arm would ask the teacher anew" in text
+    assert "Give --workers" in budget.describe(get_preset("cifar10"), ["ce", "kd"])
+    text = budget.describe(replace(large, teacher=PurePath("models/vit")), ["ce", "kd"])
+    assert "Teacher: a folder on this machine" in text and "FLOPs are not in the sum" in text
+    assert "teacher on all views" not in text
 
 
 def test_the_dry_run_counts_the_models_that_the_arms_need():

@@ -202,6 +202,29 @@ def test_the_code_version_follows_the_sources(tmp_path):
     assert version_of(tmp_path) != first
 
 
+def test_a_models_name_follows_its_whole_files_alone(tmp_path, monkeypatch):
+    def named(**models):
+        return run_files.portable(replace(get_preset("shapes"), **models))
+
+    model = tmp_path / "teacher"
+    write_atomically(model / "part" / "model.safetensors", lambda p: p.write_bytes(b"1"))
+    name = named(teacher=str(model))["teacher"]
+    assert name.startswith(f"{model}@") and named(teacher=model)["teacher"] == name
+    write_atomically(model / ".folder-x.tmp" / "config.json", lambda p: p.write_text("half"))
+    assert named(teacher=str(model))["teacher"] == name, "of a writer that was killed"
+    write_atomically(model / "part" / "config.json", lambda p: p.write_text("{}"))
+    assert named(teacher=str(model))["teacher"] != name
+
+    monkeypatch.setattr(run_files, "__file__", str(tmp_path / "tea" / "run_files.py"))
+    beside, inside = named(teacher=str(model)), named(teacher=str(tmp_path / "tea" / "x"))
+    assert beside["teacher"].startswith(f"{model}@"), "the package's name begins its own"
+    assert inside["teacher"] == "oal_lite/x"
+    monkeypatch.setattr(run_files, "content_of", refuse)
+    assert "teacher" not in run_files.portable(
+        replace(get_preset("shapes"), teacher=str(model)), unseen=("teacher", "pipeline")
+    )
+
+
 def test_sources_edited_during_a_run_do_not_count_as_what_is_running(tmp_path, monkeypatch):
     fresh = cache(CODE_VERSION.__wrapped__)
     (tmp_path / "a.py").write_text("x = 1")
@@ -392,8 +415,10 @@ def test_images_to_answer_on_are_not_copied_where_the_training_set_is_read_late(
     at_once, labels = materials._asked(kind, 100, "farthest")
     train = materials.benchmark.train
     benchmark = replace(materials.benchmark, train=replace(train, images=late(train.images)))
-    large = Materials(materials.preset, 0, runs=materials.runs)
-    vars(large).update(benchmark=benchmark, reconstructions=materials.reconstructions)
+    large = Materials(materials.preset, 0)
+    large.benchmark = benchmark
+    for made in ("reconstructions", "_outliers"):
+        setattr(large, made, getattr(materials, made))
     images, same = large._asked(kind, 100, "farthest")
     assert isinstance(images, LazyImages) and torch.equal(same, labels)
     assert torch.equal(images[:], at_once)

@@ -12,9 +12,11 @@ from torch.testing import assert_close
 
 from oal_lite import materials as materials_module
 from oal_lite import run_files, study
+from oal_lite.images import late
 from oal_lite.materials import Materials
 from oal_lite.presets import (
     SHAPES,
+    TINY,
     DiffusionSettings,
     KnnSettings,
     LossWeights,
@@ -114,6 +116,10 @@ def test_outliers_are_made_by_the_settings_of_their_preset(tiny_preset, monkeypa
         ("id_latents", {"diffusion.guidance": 1.0}, False),
         ("id_latents", {"knn.sigma": 0.2}, False),
         ("id_latents", {"train.epochs": 9}, False),
+        ("id_latents", {"teacher": "another"}, False),
+        ("id_latents", {"n_per_class": 9}, False),
+        ("id_latents", {"train.mixed_precision": "half"}, True),
+        ("outliers", {"train.mixed_precision": "half"}, True),
     ],
     ids=str,
 )
@@ -145,6 +151,49 @@ def test_what_is_kept_is_made_again_where_it_depends_on_what_has_changed(
     )
     use(changed)
     assert (len(made) == 2) == again
+
+
+def test_parts_of_images_that_the_caller_gives_are_not_taken_for_those_of_others(
+    tiny_preset, tmp_path, monkeypatch
+):
+    made, asked = [], replace(tiny_preset, teacher=TINY)
+    state = Materials(tiny_preset, 0).student().state_dict()
+    monkeypatch.setattr(materials_module, "fit", lambda student, *a, **k: made.append(student))
+    shapes = Materials(tiny_preset, 0).benchmark
+    one = replace(shapes.train, labels=shapes.train.labels.flip(0))
+    read_late = replace(one, images=late(one.images))
+
+    def start(train):
+        materials = Materials(asked, 0, runs=tmp_path, bars=False)
+        if train is not shapes.train:
+            materials.benchmark = replace(shapes, train=train)
+        return materials.start, materials.checkpoint("x"), materials.teacher
+
+    found = [start(train) for train in (shapes.train, one, read_late, shapes.train)]
+    assert len(made) == 2 and found[0][0].keys() == state.keys()
+    ours, own, unread, again = (path.name for _, path, _ in found)
+    assert ours == again != own == unread
+    fewer = shapes.hold_out(["star"])
+    materials = Materials(asked, 0, runs=tmp_path, bars=False)
+    materials.benchmark = fewer
+    assert materials.teacher.n_classes == 9, "and not the tiny teacher of ten"
+
+
+def test_of_several_processes_one_writes_the_tiny_models(tiny_preset, tmp_path, monkeypatch):
+    preset, waited = replace(tiny_preset, teacher=TINY), []
+    first = Materials(preset, 0, runs=tmp_path, bars=False)
+    _ = first.teacher
+    (folder,) = (tmp_path / "tiny").glob("tiny-teacher*")
+    hidden = folder.rename(tmp_path / "elsewhere")
+
+    def wait_for(path):
+        waited.append(path)
+        hidden.rename(path)  # the other process is done
+
+    monkeypatch.setattr(materials_module, "is_first", lambda: False)
+    monkeypatch.setattr(materials_module, "wait_for", wait_for)
+    other = Materials(preset, 0, runs=tmp_path, bars=False).teacher
+    assert waited == [folder] and str(other.state_dict()) == str(first.teacher.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -234,6 +283,29 @@ def test_arms_of_one_seed_with_other_outliers_get_other_answers(tiny_preset):
     one = materials.answers(arm)
     other = materials.answers(replace(arm, outliers="halves"))
     assert not torch.equal(one.images, other.images) and materials.answers(arm) is one
+
+
+@pytest.mark.parametrize("others", [("halves",), ("outliers", "halves")])
+def test_the_teacher_answers_on_id_images_of_all_classes_alike(others, tiny_preset):
+    materials = Materials(tiny_preset, 0, bars=False)  # 100 training images, by class
+    labels = materials.answers(replace(ARMS["oal"], answers=("id", *others))).labels
+    counts = labels[: 100 // (1 + len(others))].bincount(minlength=10)
+    assert counts.sum() == 100 // (1 + len(others)) and counts.min() > 0
+    whole = materials.answers(replace(ARMS["oal"], answers=("id",), outliers=None)).labels
+    assert torch.equal(whole, materials.benchmark.train.labels)
+
+
+def test_real_outliers_may_be_read_late(tiny_preset, monkeypatch):
+    def run(change):
+        materials = Materials(tiny_preset, 0, bars=False)
+        sets = materials.benchmark.validation_ood
+        materials.benchmark = replace(
+            materials.benchmark,
+            validation_ood={k: replace(s, images=change(s.images)) for k, s in sets.items()},
+        )
+        return study.train_one("oe-real", materials, device="cpu")[0].record["metrics"]
+
+    assert run(late) == run(lambda images: images)
 
 
 # --- models ------------------------------------------------------------------------------------

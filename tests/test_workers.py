@@ -1,6 +1,7 @@
 """Several processes: the order of the work, and results that do not depend on it."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from oal_lite import study
+from oal_lite.images import late
+from oal_lite.materials import Materials
 from oal_lite.recipes import ARMS
 from oal_lite.threads import one_thread_on_cpu
 from oal_lite.workers import (
@@ -76,6 +79,37 @@ def test_all_seeds_share_the_autoencoded_images(tiny_preset):
     assert tasks["reconstructions"].arguments[2] == 5, "it must not wait for the higher seed"
     assert {"id_latents", "reconstructions"} <= set(tasks["oal, seed 6"].needs)
     assert "reconstructions" not in tasks["oal-latent, seed 6"].needs
+
+
+def test_halves_of_latents_are_encoded_before_an_arm_begins(tiny_preset):
+    arm = replace(ARMS["oal-paper"], outliers="halves")
+    tasks = study_tasks(tiny_preset, [(0, "halved", arm)], runs="runs", device="cpu")
+    needs = {t.name: t.needs for t in tasks}
+    assert {"id_latents", "outliers-farthest, seed 0"} <= set(needs["halved, seed 0"])
+    assert "reconstructions" not in needs
+
+
+def test_no_task_asks_the_teacher_what_no_file_would_keep(tiny_preset, tmp_path, monkeypatch):
+    tasks = study_tasks(tiny_preset, [(0, "kd", ARMS["kd"])], runs=str(tmp_path), device="cpu")
+    (views,) = (t for t in tasks if t.name.startswith("views"))
+    asked = []
+    monkeypatch.setattr(Materials, "views", property(lambda _: asked.append("views")))
+    views.function(*views.arguments)
+    assert asked == ["views"]
+    seen = Materials(tiny_preset, 0).benchmark
+    train = replace(seen.train, images=late(seen.train.images))
+    monkeypatch.setattr(Materials, "benchmark", replace(seen, train=train))
+    views.function(*views.arguments)
+    assert asked == ["views"]
+
+
+def _killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_told_with_the_name_of_its_task():
+    with pytest.raises(ChildProcessError, match="memory, during the victim; give the same"):
+        work([Task("the victim", _killed, ())], 1, str)
 
 
 def _append(path, word):
@@ -192,7 +226,8 @@ def test_jobs_of_several_settings_share_one_pool_and_what_they_have_in_common(
 ):
     varied = replace(tiny_preset, weights=replace(tiny_preset.weights, kd_logits=1.0))
     jobs = [(["ce", "kd"], tiny_preset), ({"kd": ARMS["kd"]}, tiny_preset),
-            ({"kd+weights.kd_logits=1.0": ARMS["kd"]}, varied)]  # fmt: skip
+            ({"kd+weights.kd_logits=1.0": ARMS["kd"]}, varied),
+            ({"again": ARMS["kd"]}, varied)]  # fmt: skip
     planned = []
     monkeypatch.setattr(study, "work", lambda tasks, *rest: planned.extend(tasks))
     study.side_by_side(jobs, [0, 1], runs=tmp_path, device="cpu", workers=2)
@@ -203,6 +238,8 @@ def test_jobs_of_several_settings_share_one_pool_and_what_they_have_in_common(
     (start, views) = needs["kd+weights.kd_logits=1.0, seed 1"]
     assert start != "start, seed 1" and needs[start] == ("start, seed 1",)
     assert needs[views] == ("views, seed 1",)
+    (_, once_more) = needs["again, seed 1"]
+    assert needs[once_more] == (views,), "what the first job lacks is shared by those after it"
 
 
 def test_each_task_waits_only_for_the_models_it_needs(tiny_preset, tmp_path, monkeypatch):
