@@ -94,9 +94,8 @@ def study_tasks(
     the tasks of `pretraining`, where teacher or pipeline are not there: the start waits for
     neither, and what needs no diffusion model goes on beside its training.
     """
-    before = {
-        (t.arguments[0], t.arguments[2]): t.name for t in after if t.function is _prepare
-    }  # fmt: skip
+    # by their names without the mark that follows; later ones take the place of earlier
+    before = {t.name.partition(" (")[0]: t.name for t in after if t.function is _prepare}
     mark = f" ({len(after)})" if after else ""  # names of tasks are unique in one pool
     tasks: dict[str, Task] = {}  # by name, so that what is shared is there once
     lowest = min((seed for seed, *_ in trainings), default=0)
@@ -107,14 +106,13 @@ def study_tasks(
         needs += ["reconstructions"] if arm.decodes else []
         names = {what: what if what in OF_ALL_SEEDS else f"{what}, seed {seed}" for what in needs}
         for what, name in names.items():
-            own = lowest if what in OF_ALL_SEEDS else seed
-            first = (before[what, own],) if (what, own) in before else ()
+            first = (before[name],) if name in before else ()
             if what == "reconstructions":
                 first += ("id_latents" + mark,)
             model = {"start": None, "views": "teacher"}.get(what, "pipeline")
             if models and model in models:
                 first += (models[model].name,)
-            arguments = (what, preset, own, runs, device)
+            arguments = (what, preset, lowest if what in OF_ALL_SEEDS else seed, runs, device)
             tasks.setdefault(name + mark, Task(name + mark, _prepare, arguments, first))
         name = f"{label}, seed {seed}"
         tasks[name] = Task(

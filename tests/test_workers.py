@@ -112,6 +112,15 @@ def test_a_killed_process_is_told_with_the_name_of_its_task():
         work([Task("the victim", _killed, ())], 1, str)
 
 
+def test_seeds_of_other_settings_share_the_autoencoded_images(tiny_preset):
+    tasks, how = [], {"runs": "runs", "device": "cpu"}
+    for seed, label in ((2, "oal"), (1, "varied"), (3, "again")):
+        tasks += study_tasks(tiny_preset, [(seed, label, ARMS["oal"])], after=tasks, **how)
+    needs = {t.name: t.needs for t in tasks}
+    first, second, third = (name for name in needs if name.startswith("id_latents"))
+    assert (needs[first], needs[second], needs[third]) == ((), (first,), (second,))
+
+
 def _append(path, word):
     with open(path, "a") as file:
         file.write(word)
