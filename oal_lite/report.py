@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -219,7 +220,8 @@ def _other_models(record: Mapping) -> list[str]:
     own = hold_out(PRESETS[name], held_out_of(record))
     others = []
     for part in ("teacher", "pipeline"):
-        model, *_ = str(record["preset"].get(part, "")).split("@")  # what follows is its content
+        # without the hash of its content
+        model = re.sub("@[0-9a-f]{8}$", "", str(record["preset"].get(part, "")))
         if model and model != str(getattr(own, part)).replace(str(ASSETS.parent), "oal_lite"):
             others.append(f"{part} {model}")
     return others

@@ -580,8 +580,8 @@ def test_the_caption_names_models_that_are_not_the_presets_own():
     assert "models" not in of(without, teacher=without.teacher)
     assert "models" not in of(get_preset("shapes"), teacher="oal_lite/assets/shapes/teacher")
     assert "models" not in of(get_preset("shapes", quick=True), teacher="elsewhere")
-    assert "In place of the preset's models: pipeline p/q, teacher again/teacher." in of(
-        own, teacher="again/teacher@5e6f7a8b", pipeline="p/q"
+    assert "In place of the preset's models: pipeline p/q, teacher me@lab/teacher." in of(
+        own, teacher="me@lab/teacher@5e6f7a8b", pipeline="p/q"
     )
 
 
