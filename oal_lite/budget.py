@@ -6,7 +6,7 @@ estimate, FLOPs over a stated share of the device's peak; they are not a measure
 """
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import torch
 
@@ -15,7 +15,7 @@ from oal_lite.arguments import need_count
 from oal_lite.benchmarks import need_no_root
 from oal_lite.costs import COUNTED
 from oal_lite.images import IN_MEMORY
-from oal_lite.presets import TINY, Preset, check_preset
+from oal_lite.presets import MODELS, TINY, Preset, check_preset
 from oal_lite.recipes import Arm, get_arm, needed_models
 from oal_lite.students import ResNet18
 
@@ -102,9 +102,8 @@ def disk(preset: Preset, arms: list[str], seeds: int) -> float:
     """Bytes that a run on one of OpenOOD's data sets leaves in the folder of runs, roughly.
 
     Counted are what the teacher says of the views and of an arm's further images (it is not kept
-    where images do not fit into memory and are read late), the k-NN outliers
-    with their latents, and the ID images as latents and decoded again; the latter two once for all
-    seeds.
+    where images do not fit into memory and are read late), the k-NN outliers with their latents,
+    and the ID images as latents and decoded again; the latter two once for all seeds.
 
     Raises:
         ValueError: for no arm or an unknown one, or no seed.
@@ -138,9 +137,9 @@ def _asked(recipes: Sequence[Arm]) -> int:
     return len({(r.answers, r.outliers) for r in recipes if r.answers})
 
 
-def _paper_size(model: str | PurePath) -> bool:
+def _paper_size(model: str) -> bool:
     """Whether this is a model whose size is known here: one of the hub's, not a folder."""
-    return weights.HUB_ID.fullmatch(str(model)) is not None and not Path(model).is_dir()
+    return weights.HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 def describe(
@@ -215,8 +214,8 @@ def _data(preset: Preset, data_root: str | Path | None) -> list[str]:
 def _models(preset: Preset, needed: Sequence[str]) -> tuple[list[str], float]:
     """What is said of the models, and how many gigabytes have to be downloaded."""
     lines, gigabytes = [], 0.0
-    for part in ("teacher", "pipeline"):
-        name = str(getattr(preset, part))
+    for part in MODELS:
+        name = getattr(preset, part)
         if part not in needed:
             lines.append(f"{part.capitalize()}: these arms need none.")
         elif name == TINY:

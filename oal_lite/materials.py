@@ -105,6 +105,11 @@ class Materials:
         """How a part is called in the folder of runs."""
         return f"{what}-of-{self._own}" if self._own else what
 
+    def _path(self, what: str, preset: Preset, seed: int, unseen: Sequence[str]) -> Path:
+        """Where tensors are kept that depend on the seed and on all but unseen settings."""
+        what = self._named(what)
+        return run_path(self.runs, preset, what, seed, "safetensors", unseen=unseen)
+
     @property
     def _dtype(self) -> torch.dtype:
         """Of the frozen models: half floats where the preset asks for them and a GPU is at work."""
@@ -298,8 +303,7 @@ class Materials:
             recipe = json.dumps(asdict(replace(arm, question="")), sort_keys=True)
             what += f"-{hashlib.sha256(recipe.encode()).hexdigest()[:6]}"
             unseen = arm.unseen
-        what = self._named(what)
-        return run_path(self.runs, self.preset, what, self.seed, "safetensors", unseen=unseen)
+        return self._path(what, self.preset, self.seed, unseen)
 
     def forget_checkpoint(self, what: str, arm: Arm) -> None:
         """Delete that state, once the results are kept."""
@@ -457,8 +461,7 @@ class Materials:
         if self.runs is None:
             return make()
         seed = self.seed if seed is None else seed
-        name, preset = self._named(what), preset or self.preset
-        path = run_path(self.runs, preset, name, seed, "safetensors", unseen=unseen)
+        path = self._path(what, preset or self.preset, seed, unseen)
         if not (together or is_first()):
             wait_for(path)
         elif not path.exists():

@@ -82,6 +82,9 @@ class LossWeights:
     latent_exposure: float = 0.5  # of outlier exposure on latents, times `latent`
 
 
+MODELS = ("teacher", "pipeline")  # the fields of a preset that name one
+
+
 @dataclass(frozen=True)
 class Preset:
     """One full set of settings."""
@@ -103,6 +106,12 @@ class Preset:
     diffusion: DiffusionSettings = DiffusionSettings()
     train: TrainSettings = TrainSettings()
     weights: LossWeights = LossWeights()
+
+    def __post_init__(self) -> None:
+        """Let a model's folder be given as a path; from here on it is a name."""
+        for part in MODELS:
+            if isinstance(model := getattr(self, part), PurePath):
+                object.__setattr__(self, part, str(model))
 
 
 SHAPES = Preset(
@@ -275,7 +284,7 @@ def check_preset(preset: Preset) -> None:
                 f"preset {preset.name}: {name}={value!r:.80}; expected {wanted}, as in "
                 "get_preset('shapes')"
             )
-    for name in ("teacher", "pipeline"):
+    for name in MODELS:
         parts = [len(part.encode()) for part in PurePath(getattr(preset, name)).parts]
         if sum(parts) > 4000 or max(parts, default=0) > 255:
             raise ValueError(
@@ -336,7 +345,7 @@ def hold_out(preset: Preset, classes: Sequence[str]) -> Preset:
     own = {}
     if preset.pretrain is not None:
         folder = models_folder(preset.pretrain, classes)
-        own = {part: str(folder / part) for part in ("teacher", "pipeline")}
+        own = {part: str(folder / part) for part in MODELS}
     name = preset.name + without(classes)
     return replace(preset, name=name, held_out=tuple(sorted(classes)), **own)
 

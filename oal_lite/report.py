@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from oal_lite.claims import differences, in_points
 from oal_lite.files import locked, real_path, write_atomically
 from oal_lite.materials import Materials
 from oal_lite.metrics import mean_interval
-from oal_lite.presets import ASSETS, PRESETS, WITHOUT, hold_out
+from oal_lite.presets import MODELS, PRESETS, WITHOUT, hold_out
 from oal_lite.recipes import Arm
-from oal_lite.run_files import RECORD
+from oal_lite.run_files import RECORD, place_of, without_content
 from oal_lite.study import Run
 
 Column = Callable[[Run], float | None]
@@ -219,10 +218,9 @@ def _other_models(record: Mapping) -> list[str]:
         return []
     own = hold_out(PRESETS[name], held_out_of(record))
     others = []
-    for part in ("teacher", "pipeline"):
-        # without the hash of its content
-        model = re.sub("@[0-9a-f]{8}$", "", str(record["preset"].get(part, "")))
-        if model and model != str(getattr(own, part)).replace(str(ASSETS.parent), "oal_lite"):
+    for part in MODELS:
+        model = without_content(record["preset"].get(part, ""))
+        if model and model != place_of(getattr(own, part)):
             others.append(f"{part} {model}")
     return others
 

@@ -7,14 +7,15 @@ mistaken for what is asked for; it is simply not found, and what it would hold i
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from oal_lite import __version__, openood
 from oal_lite.files import sha256_of
-from oal_lite.presets import Preset
+from oal_lite.presets import MODELS, Preset
 
 MODEL_FILES = (".json", ".safetensors", ".txt")  # endings of what a model consists of
 # What a record must have.
@@ -55,8 +56,7 @@ def portable(preset: Preset, unseen: Sequence[str] = ()) -> dict:
     A model outside the package is a folder whose content goes with its name: trained anew, it is
     another.
     """
-    models = [part for part in ("teacher", "pipeline") if part not in unseen]
-    inside = {part: _named(getattr(preset, part)) for part in models}
+    inside = {part: _named(getattr(preset, part)) for part in MODELS if part not in unseen}
     # Of real images it counts what they are, not where they lie.
     if preset.benchmark in openood.LAYOUTS and preset.data_root is not None:
         inside["data_root"] = openood.fingerprint(preset.benchmark, preset.data_root)
@@ -64,11 +64,23 @@ def portable(preset: Preset, unseen: Sequence[str] = ()) -> dict:
     return {name: value for name, value in whole.items() if name not in unseen}
 
 
-def _named(model: str | PurePath) -> str:
+def _named(model: str) -> str:
+    folder, place = Path(model), place_of(model)
+    # those of the package count in the code's version
+    return f"{model}@{content_of(folder)}" if place == model and folder.is_dir() else place
+
+
+def place_of(model: str) -> str:
+    """A model's name on every machine: a folder of this package by its place in it."""
     folder, package = Path(model), Path(__file__).parent
     if folder.is_relative_to(package):
         return ("oal_lite" / folder.relative_to(package)).as_posix()
-    return f"{model}@{content_of(folder)}" if folder.is_dir() else str(model)
+    return model
+
+
+def without_content(model: str) -> str:
+    """What `portable` calls a model, without the hash of its content."""
+    return re.sub("@[0-9a-f]{8}$", "", model)
 
 
 def content_of(model: Path) -> str:

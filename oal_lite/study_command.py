@@ -12,7 +12,7 @@ import sys
 from functools import partial
 
 from oal_lite import command
-from oal_lite.presets import Preset
+from oal_lite.presets import MODELS, Preset
 
 PRESET = "shapes-long"
 DEFAULT_ARMS = (
@@ -188,7 +188,7 @@ def _turns(
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     if not groups:
         return [(preset, seeds)]
-    given = {k: v for k in ("teacher", "pipeline") if (v := getattr(arguments, k)) is not None}
+    given = {k: v for k in MODELS if (v := getattr(arguments, k)) is not None}
     if given and len(groups) > 1:
         raise ValueError(
             f"--{min(given)} with {len(groups)} groups of held-out classes: one model cannot have "

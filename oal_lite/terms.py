@@ -235,7 +235,7 @@ class Micl(Term):
         need_kind(ClubNet, "as recipes.build_terms makes", q=q)
         _need_labelled(vectors=vectors, classes=classes)
         self.q, self.pairing, self.fit, self.lr = q, pairing, fit, lr
-        self.register_buffer("vectors", vectors, persistent=False)
+        self._hold(vectors=vectors)
         order = classes.argsort(stable=True)
         counts = classes.bincount()
         if pairing == "class" and (counts == 0).any():
@@ -243,9 +243,7 @@ class Micl(Term):
                 f"{name}: no outlier of classes {(counts == 0).nonzero().flatten().tolist()}; "
                 "pairing by class needs at least one of each: synthesise more"
             )
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
+        self._hold(order=order, counts=counts, starts=counts.cumsum(0) - counts)
         self._drawn: Tensor | None = None
         self._optimizer = None
         if fit == "likelihood":
@@ -314,8 +312,7 @@ class Reconstructions(Term):
     def __init__(self, weight: float, images: UInt8[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]):
         super().__init__("reconstructions", weight)
         _need_labelled(images=images, labels=labels)
-        self.register_buffer("images", images, persistent=False)
-        self.register_buffer("labels", labels, persistent=False)
+        self._hold(images=images, labels=labels)
         self._drawn: Tensor | None = None
 
     def extra_images(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "m 3 h w"]:
@@ -355,9 +352,7 @@ class LatentExposure(Term):
         _need_labelled(id_latents=id_latents, labels=labels)
         _need_rows(outliers=outliers)
         self.outlier_weight, self.stem, self.lr = outlier_weight, stem, lr
-        self.register_buffer("id_latents", id_latents, persistent=False)
-        self.register_buffer("labels", labels, persistent=False)
-        self.register_buffer("outliers", outliers, persistent=False)
+        self._hold(id_latents=id_latents, labels=labels, outliers=outliers)
         self._drawn: Tensor | None = None
 
     def extra_maps(self, n: int, side: int, generator: torch.Generator) -> Float[Tensor, "m c s s"]:

@@ -219,10 +219,10 @@ def _prepare(what: str, preset: Preset, seed: int, runs: str, device: str) -> No
 
     materials = Materials(preset, seed, device=device, runs=Path(runs), bars=False)
     with one_thread_on_cpu(device):
-        late = isinstance(materials.benchmark.train.images, LazyImages)
         if what.startswith("outliers-"):
             materials.outliers(what.removeprefix("outliers-"))
-        elif not (what == "views" and late):  # what the teacher says of these, no file keeps
+        # what the teacher says of images that are read late, no file keeps
+        elif what != "views" or not isinstance(materials.benchmark.train.images, LazyImages):
             getattr(materials, what)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from oal_lite.files import make_folder, sha256_of, sweep_folders, write_atomically
-from oal_lite.presets import Preset, pretrain_command
+from oal_lite.presets import MODELS, Preset, pretrain_command
 from oal_lite.pretrain import loop
 from oal_lite.pretrain.autoencoder import train_vae
 from oal_lite.pretrain.settings import SETTINGS, PretrainSettings, Source, source_for
@@ -23,7 +23,6 @@ PARTS = {
     "autoencoder": train_vae,
     "unet": train_unet,
 }
-MODELS = ("teacher", "pipeline")  # fields of a preset
 DIFFUSION = ("autoencoder", "unet")  # the two halves of the diffusion model
 # A file of each part from which another learns.
 BEFORE = {
